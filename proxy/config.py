@@ -1,0 +1,113 @@
+"""Settings: one documented dataclass, filled from the environment, then ``tollgate.toml``, then defaults.
+
+A setting ``listen_port`` is ``TOLLGATE_LISTEN_PORT`` in the environment and ``listen_port`` in the file. Secrets are
+never settings, only paths of files that hold them (mode 0600).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import tomllib
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote, urlsplit, urlunsplit
+
+ENV_PREFIX = "TOLLGATE_"
+
+
+class ConfigError(Exception):
+    """A setting is missing or wrong; the message names it and says what to do."""
+
+
+def _doc(default: Any, doc: str) -> Any:
+    return field(default=default, metadata={"doc": doc})
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """Everything that can be set. Paths are absolute once loaded."""
+
+    home: Path = _doc(Path(".tollgate"), "directory of the configuration, keys and role passwords (made by `init`)")
+    database_url: str = _doc("", "postgresql:// URL of the owner; empty: the embedded server under `home`")
+    issuer: str = _doc("https://localhost:8443", "issuer of tokens, byte for byte as clients write it (RFC 8414)")
+    listen_host: str = _doc("127.0.0.1", "address the API listens on")
+    listen_port: int = _doc(8443, "port the API listens on; 0 takes a free one")
+    metrics_host: str = _doc("127.0.0.1", "address of the metrics and health listener")
+    metrics_port: int = _doc(9464, "port of the metrics and health listener; 0 takes a free one")
+    tls_cert: str = _doc("tls/server.pem", "certificate chain, PEM; relative to `home`")
+    tls_key: str = _doc("tls/server.key", "its private key, PEM, 0600; relative to `home`")
+    token_ttl_s: int = _doc(300, "lifetime of an access token, seconds; at most 300")
+    clock_skew_s: int = _doc(10, "how far ahead a client's iat or nbf may be, seconds")
+    max_rows_per_answer: int = _doc(5_000_000, "most rows of one answer")
+    stream_stall_s: int = _doc(60, "a reader that takes nothing for this long is cut off, seconds")
+    streams_max: int = _doc(64, "open answers at once; more are refused with 503")
+    progress_rows: int = _doc(1_000_000, "a progress entry is logged before each further so many rows")
+    decode_threads: int = _doc(2, "threads that open, decode and encode records")
+    roll_interval_s: int = _doc(60, "how often staged records are rolled into batches, seconds")
+    log_group_max: int = _doc(512, "most log entries of one transaction")
+
+    def path(self, name: str) -> Path:
+        """Return ``name`` below the home directory (an absolute name stays itself)."""
+        return self.home / name
+
+    @property
+    def keyring_dir(self) -> Path:
+        """Directory of the file provider's keyring."""
+        return self.path("keys")
+
+    @property
+    def roles_file(self) -> Path:
+        """JSON file with the login roles' passwords, 0600."""
+        return self.path("roles.json")
+
+    def role_url(self, role: str) -> str:
+        """Return the database URL for a login role of schema/roles.py."""
+        if not self.database_url:
+            raise ConfigError("no database: set TOLLGATE_DATABASE_URL, or run `tollgate init` for an embedded one")
+        password = ""
+        if self.roles_file.exists():
+            password = json.loads(self.roles_file.read_text()).get(role, "")
+        parts = urlsplit(self.database_url)
+        hostpart = parts.netloc.rpartition("@")[2]
+        user = quote(role, safe="") + (":" + quote(password, safe="") if password else "")
+        return urlunsplit(parts._replace(netloc=f"{user}@{hostpart}"))
+
+
+def load(home: Path | None = None, environ: dict[str, str] | None = None, **overrides: Any) -> Config:
+    """Read the settings.
+
+    Args:
+        home: the home directory; default ``TOLLGATE_HOME`` or ``.tollgate``.
+        environ: the environment; default the process's own.
+        overrides: settings that win over everything (command-line flags).
+
+    Raises:
+        ConfigError: on an unknown name in the file, or a value of the wrong type.
+    """
+    env = dict(os.environ) if environ is None else environ
+    root = (home or Path(env.get("TOLLGATE_HOME", ".tollgate"))).expanduser().absolute()
+    known = {f.name: f for f in dataclasses.fields(Config)}
+    values: dict[str, Any] = {}
+    file = root / "tollgate.toml"
+    if file.exists():
+        try:
+            values = tomllib.loads(file.read_text(encoding="utf-8"))
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            raise ConfigError(f"{file}: {error}") from error
+        if unknown := sorted(set(values) - set(known)):
+            raise ConfigError(f"{file}: unknown setting {unknown[0]!r}; `tollgate config` lists them")
+    for name in known:
+        if (text := env.get(ENV_PREFIX + name.upper())) is not None:
+            values[name] = text
+    values.update(overrides)
+    values["home"] = root
+    for name, value in values.items():
+        if isinstance(known[name].default, int) and not isinstance(value, int):
+            try:
+                values[name] = int(value)
+            except ValueError as error:
+                raise ConfigError(f"{name} must be a whole number, not {value!r}") from error
+    return Config(**values)

@@ -1,0 +1,52 @@
+"""Every metric the gateway exports, in one place (Prometheus naming; base units; bounded labels).
+
+A label never holds a number, a case, a token or anything a client typed. ``client`` is the id the registry gave.
+"""
+
+from __future__ import annotations
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+REGISTRY = CollectorRegistry()
+
+_FAST = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+
+REQUESTS = Counter(
+    "tollgate_http_requests", "HTTP requests answered", ("route", "method", "status"), registry=REGISTRY
+)
+REQUEST_SECONDS = Histogram(
+    "tollgate_http_request_duration_seconds", "Time to the end of the answer", ("route",), registry=REGISTRY
+)
+TOKENS = Counter("tollgate_tokens_issued", "Access tokens issued", ("client",), registry=REGISTRY)
+TOKEN_REFUSALS = Counter("tollgate_token_refusals", "Token requests refused", ("reason",), registry=REGISTRY)
+DECISIONS = Counter(
+    "tollgate_decisions", "Access decisions", ("purpose", "decision", "reason"), registry=REGISTRY
+)
+DISCLOSED_ROWS = Counter(
+    "tollgate_disclosed_rows", "Records disclosed", ("purpose", "client"), registry=REGISTRY
+)
+DISCLOSED_CLASS_ROWS = Counter(
+    "tollgate_disclosed_class_rows", "Records disclosed, by disclosure class", ("purpose", "class"), registry=REGISTRY
+)
+DISCLOSED_BYTES = Counter(
+    "tollgate_disclosed_bytes", "Bytes sent before content coding", ("purpose", "client"), registry=REGISTRY
+)
+OPEN_STREAMS = Gauge("tollgate_open_streams", "Answers being streamed", registry=REGISTRY)
+STREAMS_CUT = Counter("tollgate_streams_cut", "Answers that ended early", ("reason",), registry=REGISTRY)
+LOG_APPEND_SECONDS = Histogram(
+    "tollgate_log_append_duration_seconds", "Time until an entry is durable", buckets=_FAST, registry=REGISTRY
+)
+LOG_GROUP = Histogram(
+    "tollgate_log_group_entries",
+    "Entries committed together",
+    buckets=(1, 2, 4, 8, 16, 32, 64, 128, 256, 512),
+    registry=REGISTRY,
+)
+LOG_FAILURES = Counter("tollgate_log_append_failures", "Entries that could not be made durable", registry=REGISTRY)
+LOG_SIZE = Gauge("tollgate_log_entries", "Entries in the access log as last seen", registry=REGISTRY)
+KEY_OPERATIONS = Counter(
+    "tollgate_key_operations", "Calls to the key provider", ("operation", "outcome"), registry=REGISTRY
+)
+INGEST_LINES = Counter("tollgate_ingest_lines", "Lines ingested", ("profile", "outcome"), registry=REGISTRY)
+ROLLED_ROWS = Counter("tollgate_rolled_rows", "Records rolled into batches", registry=REGISTRY)
+STAGED_ROWS = Gauge("tollgate_staged_rows", "Records staged and not yet rolled", registry=REGISTRY)

@@ -1,0 +1,1 @@
+"""What a record is: fields and disclosure classes, SQL migrations, login roles, the published API description."""
