@@ -1,0 +1,426 @@
+"""The column format: what one sealed chunk of one disclosure class holds (published in deploy/docs/format.md).
+
+A chunk is one zstd frame around a body. The body is ``version u8 | rows u32 | fields u8`` and then each field of the
+class in canonical order. Integers are little-endian. A field begins with its encoding byte::
+
+    0  every value is null; nothing follows
+    1  integers   scale u8 | width u8 | base i64 | width planes of `rows` bytes (least significant first)
+    2  text       width u8 | planes of lengths | size u32 | bytes
+    3  dictionary count u16 | lengths u32 * count | size u32 | bytes | width u8 | planes of codes
+    4  numbers    as integers, then: count u32 | row u32 * count | lengths u32 * count | size u32 | bytes
+
+Flag 0x10: a validity bitmap of ceil(rows / 8) bytes follows the encoding byte (bit i of byte i // 8, 1 = present).
+Flag 0x20: planes hold the differences of neighbours. An integer is ``(base + plane value) * 10**scale``; under 0x20 it
+is ``(base + running sum of plane values) * 10**scale``. Byte planes put like bytes together, so that zstd finds them,
+and open with one numpy transposition. A number that is no E.164 number stands in the exceptions of encoding 4.
+
+A chunk with fewer fields than the class now has is older: the missing fields are null.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import zstandard
+
+from schema.fields import DECIMAL_SCALE, Field, Kind
+
+VERSION: Final = 1
+ZSTD_LEVEL: Final = 1
+MAX_BODY: Final = 1 << 28
+"""A chunk that claims to open into more bytes than this is refused."""
+
+_NULLS, _INTS, _TEXT, _DICT, _NUMBERS = range(5)
+_VALID, _DELTA = 0x10, 0x20
+_HEAD = struct.Struct("<BIB")
+_INT_HEAD = struct.Struct("<BBq")
+_POWERS = np.array([10**e for e in range(7)], dtype=np.int64)
+
+Bytes = npt.NDArray[np.uint8]
+Ints = npt.NDArray[np.int64]
+
+
+class FormatError(Exception):
+    """A chunk that opened does not hold what the format says."""
+
+
+ARROW: dict[Kind, pa.DataType] = {
+    Kind.ID: pa.int64(),
+    Kind.TIME: pa.timestamp("us", "UTC"),
+    Kind.INT: pa.int64(),
+    Kind.NUMBER: pa.int64(),
+    Kind.DECIMAL: pa.int64(),
+    Kind.TEXT: pa.string(),
+}
+"""The in-memory type of each kind. Money is in units of 10^-8, a number's raw text is in a column ``<name>_raw``."""
+
+assert DECIMAL_SCALE == 8, "the format says 8 decimal places"  # noqa: S101
+
+
+def arrow_schema(fields: Sequence[Field]) -> pa.Schema:
+    """Return the Arrow schema of a block of these fields."""
+    out = []
+    for f in fields:
+        out.append(pa.field(f.name, ARROW[f.kind]))
+        if f.kind is Kind.NUMBER:
+            out.append(pa.field(f.name + "_raw", pa.string()))
+    return pa.schema(out)
+
+
+@dataclass(slots=True)
+class Prepared:
+    """One column of a whole table, made ready to be cut into chunks."""
+
+    kind: Kind
+    values: npt.NDArray[np.int64] | None
+    """Integers with 0 under nulls, or dictionary codes; None if every value is null."""
+    valid: npt.NDArray[np.bool_] | None
+    """None if no value is null."""
+    offsets: npt.NDArray[np.int64] | None = None
+    data: Bytes | None = None
+    """Text: the values themselves, or the dictionary's where ``values`` holds codes."""
+    raw: Prepared | None = None
+    """A number's raw texts."""
+
+
+def prepare(table: pa.Table | pa.RecordBatch, fields: Sequence[Field]) -> list[Prepared]:
+    """Make the columns of ``table`` (schema of :func:`arrow_schema`) ready for :func:`encode`."""
+    out = []
+    for f in fields:
+        if f.kind is Kind.TEXT:
+            out.append(_prepare_text(_one(table.column(f.name))))
+            continue
+        column = _prepare_ints(_one(table.column(f.name)), f.kind)
+        if f.kind is Kind.NUMBER:
+            raw = _prepare_text(_one(table.column(f.name + "_raw")), dictionary=False)
+            if raw.offsets is not None:
+                column.raw = raw
+                if column.values is None:
+                    column.values = np.zeros(table.num_rows, np.int64)
+                    column.valid = np.zeros(table.num_rows, np.bool_)
+        out.append(column)
+    return out
+
+
+def _one(array: pa.ChunkedArray | pa.Array) -> pa.Array:
+    if isinstance(array, pa.ChunkedArray):
+        return array.combine_chunks() if array.num_chunks != 1 else array.chunk(0)
+    return array
+
+
+def _validity(array: pa.Array) -> npt.NDArray[np.bool_] | None:
+    if array.null_count == 0:
+        return None
+    return array.is_valid().to_numpy(zero_copy_only=False)  # type: ignore[no-any-return]
+
+
+def _prepare_ints(array: pa.Array, kind: Kind) -> Prepared:
+    if array.null_count == len(array):
+        return Prepared(kind, None, None)
+    if not pa.types.is_int64(array.type):
+        array = array.view(pa.int64()) if array.type.bit_width == 64 else array.cast(pa.int64())
+    values = np.frombuffer(array.buffers()[1], np.int64, len(array), array.offset * 8)
+    valid = _validity(array)
+    if valid is not None:  # what lies under a null is arbitrary: make it 0, so that equal columns are equal bytes
+        values = np.where(valid, values, 0)
+    return Prepared(kind, values, valid)
+
+
+def _prepare_text(array: pa.Array, dictionary: bool = True) -> Prepared:
+    if array.null_count == len(array):
+        return Prepared(Kind.TEXT, None, None)
+    valid = _validity(array)
+    if dictionary:
+        coded = array.dictionary_encode()
+        # A dictionary pays where values recur; 65,536 keeps codes to two planes and the per-chunk count cheap.
+        if len(coded.dictionary) <= min(65_536, max(16, len(array) // 4)):
+            codes = coded.indices.fill_null(0).to_numpy(zero_copy_only=False).astype(np.int64)
+            offsets, data = _text_buffers(coded.dictionary)
+            return Prepared(Kind.TEXT, codes, valid, offsets, data)
+    offsets, data = _text_buffers(array.fill_null("") if valid is not None else array)
+    return Prepared(Kind.TEXT, None, valid, offsets, data)
+
+
+def _text_buffers(array: pa.Array) -> tuple[npt.NDArray[np.int64], Bytes]:
+    large = array.cast(pa.large_string())
+    _, offsets, data = large.buffers()
+    ends = np.frombuffer(offsets, np.int64, len(large) + 1, large.offset * 8)
+    return ends, np.frombuffer(data, np.uint8) if data is not None else np.empty(0, np.uint8)
+
+
+def encode(columns: Sequence[Prepared], start: int, stop: int) -> bytes | None:
+    """Return rows ``[start, stop)`` as one chunk (a zstd frame), or None if every value of every column is null."""
+    rows = stop - start
+    parts: list[bytes] = [_HEAD.pack(VERSION, rows, len(columns))]
+    empty = True
+    for column in columns:
+        piece = _encode_column(column, start, stop)
+        empty = empty and len(piece) == 1 and piece[0] == b"\0"
+        parts.extend(piece)
+    if empty:
+        return None
+    return zstandard.ZstdCompressor(level=ZSTD_LEVEL, write_checksum=False).compress(b"".join(parts))
+
+
+def _encode_column(column: Prepared, start: int, stop: int) -> list[bytes]:
+    if column.values is None and column.offsets is None:
+        return [b"\0"]
+    valid = None if column.valid is None else column.valid[start:stop]
+    bitmap = b""
+    flag = 0
+    has_raw = column.raw is not None and column.raw.valid is not None and bool(column.raw.valid[start:stop].any())
+    has_raw = has_raw or (column.raw is not None and column.raw.valid is None)
+    if valid is not None:
+        if not valid.any():
+            if not has_raw:
+                return [b"\0"]
+        if not valid.all():
+            bitmap, flag = np.packbits(valid, bitorder="little").tobytes(), _VALID
+    if column.kind is Kind.TEXT:
+        return _encode_text(column, start, stop, flag, bitmap)
+    assert column.values is not None
+    encoding = _NUMBERS if column.kind is Kind.NUMBER else _INTS
+    body = _encode_ints(column.values[start:stop], valid if flag else None, column.kind)
+    out = [bytes([encoding | flag | (_DELTA if body[0] else 0)]), bitmap, *body[1]]
+    if encoding == _NUMBERS:
+        out.extend(_encode_exceptions(column.raw if has_raw else None, start, stop))
+    return out
+
+
+def _encode_ints(values: Ints, valid: npt.NDArray[np.bool_] | None, kind: Kind) -> tuple[bool, list[bytes]]:
+    delta = kind is Kind.ID and valid is None and len(values) > 1 and bool((values[1:] >= values[:-1]).all())
+    scale = 0
+    if not delta and kind is not Kind.NUMBER:
+        # Whole seconds in a microsecond column and cents in a 10^-8 column are common: divide what divides evenly.
+        for candidate in (6, 3):
+            power = _POWERS[candidate]
+            if not (values[:16] % power).any() and not (values % power).any():
+                values, scale = values // power, candidate
+                break
+    if delta:
+        base = int(values[0])
+        planes = np.empty(len(values), np.uint64)
+        planes[0] = 0
+        np.subtract(values[1:], values[:-1], out=planes[1:].view(np.int64))
+    else:
+        known = values if valid is None else values[valid]
+        base = int(known.min()) if len(known) else 0
+        planes = (values - base).view(np.uint64)
+        if valid is not None:
+            planes = np.where(valid, planes, np.uint64(0))
+    return delta, [*_planes(planes, _INT_HEAD, scale, base)]
+
+
+def _planes(values: npt.NDArray[np.uint64], head: struct.Struct, scale: int, base: int) -> list[bytes]:
+    width = (int(values.max()).bit_length() + 7) // 8 if len(values) else 0
+    return [head.pack(scale, width, base), _plane_bytes(values, width)]
+
+
+def _plane_bytes(values: npt.NDArray[np.uint64], width: int) -> bytes:
+    matrix = values.view(np.uint8).reshape(len(values), 8)
+    return np.ascontiguousarray(matrix[:, :width].T).tobytes()
+
+
+def _encode_text(column: Prepared, start: int, stop: int, flag: int, bitmap: bytes) -> list[bytes]:
+    assert column.offsets is not None
+    assert column.data is not None
+    if column.values is None:
+        ends = column.offsets[start : stop + 1]
+        lengths = np.diff(ends).astype(np.uint64)
+        width = (int(lengths.max()).bit_length() + 7) // 8
+        data = column.data[ends[0] : ends[-1]].tobytes()
+        return [
+            bytes([_TEXT | flag]),
+            bitmap,
+            bytes([width]),
+            _plane_bytes(lengths, width),
+            struct.pack("<I", len(data)),
+            data,
+        ]
+    codes = column.values[start:stop]
+    present = np.flatnonzero(np.bincount(codes, minlength=1))
+    local = np.zeros(int(present[-1]) + 1, np.uint64)
+    local[present] = np.arange(len(present), dtype=np.uint64)
+    width = 0 if len(present) == 1 else (len(present) - 1).bit_length() + 7 >> 3
+    texts = [column.data[column.offsets[i] : column.offsets[i + 1]].tobytes() for i in present]
+    data = b"".join(texts)
+    return [
+        bytes([_DICT | flag]),
+        bitmap,
+        struct.pack("<H", len(present) - 1),
+        np.array([len(t) for t in texts], "<u4").tobytes(),
+        struct.pack("<I", len(data)),
+        data,
+        bytes([width]),
+        _plane_bytes(local[codes], width),
+    ]
+
+
+def _encode_exceptions(raw: Prepared | None, start: int, stop: int) -> list[bytes]:
+    if raw is None:
+        return [struct.pack("<I", 0)]
+    assert raw.offsets is not None
+    assert raw.data is not None
+    ends = raw.offsets[start : stop + 1]
+    lengths = np.diff(ends)
+    there = np.ones(stop - start, np.bool_) if raw.valid is None else raw.valid[start:stop]
+    rows = np.flatnonzero(there)
+    # Under a null the length is 0, so the bytes between the ends are exactly the exceptions' bytes, in order.
+    data = raw.data[ends[0] : ends[-1]].tobytes()
+    return [
+        struct.pack("<I", len(rows)),
+        rows.astype("<u4").tobytes(),
+        lengths[rows].astype("<u4").tobytes(),
+        struct.pack("<I", len(data)),
+        data,
+    ]
+
+
+class _Reader:
+    """A cursor over a body that never reads past its end."""
+
+    __slots__ = ("at", "body", "view")
+
+    def __init__(self, body: bytes) -> None:
+        self.body = body
+        self.view = np.frombuffer(body, np.uint8)
+        self.at = 0
+
+    def take(self, size: int) -> Bytes:
+        end = self.at + size
+        if size < 0 or end > len(self.view):
+            raise FormatError("a chunk ends before its last field")
+        piece = self.view[self.at : end]
+        self.at = end
+        return piece
+
+    def byte(self) -> int:
+        return int(self.take(1)[0])
+
+    def u32(self) -> int:
+        return int.from_bytes(self.take(4).tobytes(), "little")
+
+    def u32s(self, count: int) -> npt.NDArray[np.int64]:
+        return np.frombuffer(self.take(4 * count).tobytes(), "<u4").astype(np.int64)
+
+    def planes(self, rows: int, width: int) -> npt.NDArray[np.uint64]:
+        if width > 8:
+            raise FormatError("a column is wider than 8 bytes")
+        out = np.zeros((rows, 8), np.uint8)
+        if width:
+            out[:, :width] = self.take(rows * width).reshape(width, rows).T
+        return out.view("<u8").reshape(rows)
+
+
+def decode(chunk: bytes | memoryview, fields: Sequence[Field], wanted: frozenset[str] | None = None) -> pa.RecordBatch:
+    """Open one chunk into a record batch of the schema of :func:`arrow_schema`.
+
+    Args:
+        chunk: what :func:`encode` returned.
+        fields: all fields of the class, in canonical order.
+        wanted: names to return; others are skipped, not built. None returns all.
+
+    Raises:
+        FormatError: if the bytes are not a chunk of these fields.
+    """
+    try:
+        body = zstandard.ZstdDecompressor().decompress(chunk, max_output_size=MAX_BODY)
+    except zstandard.ZstdError as error:
+        raise FormatError("a chunk is not a zstd frame") from error
+    reader = _Reader(body)
+    version, rows, count = _HEAD.unpack(reader.take(_HEAD.size).tobytes())
+    if version != VERSION or count > len(fields):
+        raise FormatError("a chunk of a newer format: upgrade")
+    arrays: list[pa.Array] = []
+    kept: list[Field] = []
+    for position, f in enumerate(fields):
+        made = _decode_column(reader, f, rows) if position < count else _nulls(f, rows)
+        if wanted is None or f.name in wanted:
+            kept.append(f)
+            arrays.extend(made)
+    if reader.at != len(body):
+        raise FormatError("a chunk goes on after its last field")
+    return pa.RecordBatch.from_arrays(arrays, schema=arrow_schema(kept))
+
+
+def _nulls(field: Field, rows: int) -> list[pa.Array]:
+    first = pa.nulls(rows, ARROW[field.kind])
+    return [first, pa.nulls(rows, pa.string())] if field.kind is Kind.NUMBER else [first]
+
+
+def _decode_column(reader: _Reader, field: Field, rows: int) -> list[pa.Array]:
+    head = reader.byte()
+    encoding = head & 0x0F
+    if encoding == _NULLS:
+        return _nulls(field, rows)
+    bitmap = pa.py_buffer(reader.take((rows + 7) // 8)) if head & _VALID else None
+    if encoding == _TEXT and field.kind is Kind.TEXT:
+        return [_decode_plain(reader, rows, bitmap)]
+    if encoding == _DICT and field.kind is Kind.TEXT:
+        return [_decode_dictionary(reader, rows, bitmap)]
+    if (encoding == _INTS and field.kind not in (Kind.TEXT, Kind.NUMBER)) or (
+        encoding == _NUMBERS and field.kind is Kind.NUMBER
+    ):
+        scale, width, base = _INT_HEAD.unpack(reader.take(_INT_HEAD.size).tobytes())
+        if scale >= len(_POWERS):
+            raise FormatError("a scale out of range")
+        values = reader.planes(rows, width).view(np.int64)
+        if head & _DELTA:
+            np.cumsum(values, out=values)
+        values += base
+        if scale:
+            values *= _POWERS[scale]
+        made = pa.Array.from_buffers(ARROW[field.kind], rows, [bitmap, pa.py_buffer(values)])
+        return [made, _decode_exceptions(reader, rows)] if encoding == _NUMBERS else [made]
+    raise FormatError(f"field {field.name} has an encoding that is not of its kind")
+
+
+def _decode_plain(reader: _Reader, rows: int, bitmap: pa.Buffer | None) -> pa.Array:
+    lengths = reader.planes(rows, reader.byte()).view(np.int64)
+    data = reader.take(reader.u32())
+    return _strings(lengths, data, bitmap)
+
+
+def _strings(lengths: npt.NDArray[np.int64], data: Bytes, bitmap: pa.Buffer | None) -> pa.Array:
+    offsets = np.zeros(len(lengths) + 1, np.int32)
+    if len(lengths) and (int(lengths.min()) < 0 or int(lengths.max()) > len(data)):
+        raise FormatError("a text is longer than its column")
+    ends = np.cumsum(lengths)
+    if (int(ends[-1]) if len(ends) else 0) != len(data):
+        raise FormatError("text lengths do not add up")
+    offsets[1:] = ends
+    return pa.Array.from_buffers(pa.string(), len(lengths), [bitmap, pa.py_buffer(offsets), pa.py_buffer(data)])
+
+
+def _decode_dictionary(reader: _Reader, rows: int, bitmap: pa.Buffer | None) -> pa.Array:
+    count = int.from_bytes(reader.take(2).tobytes(), "little") + 1
+    lengths = reader.u32s(count)
+    words = _strings(lengths, reader.take(reader.u32()), None)
+    codes = reader.planes(rows, reader.byte())
+    if rows and int(codes.max()) >= count:
+        raise FormatError("a code outside its dictionary")
+    narrow = codes.astype(np.int32)
+    indices = pa.Array.from_buffers(pa.int32(), rows, [bitmap, pa.py_buffer(narrow)])
+    return pa.DictionaryArray.from_arrays(indices, words).cast(pa.string())
+
+
+def _decode_exceptions(reader: _Reader, rows: int) -> pa.Array:
+    count = reader.u32()
+    if count == 0:
+        return pa.nulls(rows, pa.string())
+    at = reader.u32s(count)
+    lengths = reader.u32s(count)
+    data = reader.take(reader.u32())
+    if count > rows or int(at.max()) >= rows or (count > 1 and not bool((at[1:] > at[:-1]).all())):
+        raise FormatError("an exception outside its rows")
+    full = np.zeros(rows, np.int64)
+    full[at] = lengths
+    there = np.zeros(rows, np.bool_)
+    there[at] = True
+    return _strings(full, data, pa.py_buffer(np.packbits(there, bitorder="little")))
