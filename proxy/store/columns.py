@@ -27,14 +27,11 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import zstandard
 
+from proxy.store.planes import Bytes, FormatError, compress, decompress, from_planes, to_planes, width_of
 from schema.fields import DECIMAL_SCALE, Field, Kind
 
 VERSION: Final = 1
-ZSTD_LEVEL: Final = 1
-MAX_BODY: Final = 1 << 28
-"""A chunk that claims to open into more bytes than this is refused."""
 
 _NULLS, _INTS, _TEXT, _DICT, _NUMBERS = range(5)
 _VALID, _DELTA = 0x10, 0x20
@@ -42,13 +39,7 @@ _HEAD = struct.Struct("<BIB")
 _INT_HEAD = struct.Struct("<BBq")
 _POWERS = np.array([10**e for e in range(7)], dtype=np.int64)
 
-Bytes = npt.NDArray[np.uint8]
 Ints = npt.NDArray[np.int64]
-
-
-class FormatError(Exception):
-    """A chunk that opened does not hold what the format says."""
-
 
 ARROW: dict[Kind, pa.DataType] = {
     Kind.ID: pa.int64(),
@@ -60,7 +51,7 @@ ARROW: dict[Kind, pa.DataType] = {
 }
 """The in-memory type of each kind. Money is in units of 10^-8, a number's raw text is in a column ``<name>_raw``."""
 
-assert DECIMAL_SCALE == 8, "the format says 8 decimal places"  # noqa: S101
+assert DECIMAL_SCALE == 8, "the format says 8 decimal places"
 
 
 def arrow_schema(fields: Sequence[Field]) -> pa.Schema:
@@ -92,7 +83,11 @@ class Prepared:
 def prepare(table: pa.Table | pa.RecordBatch, fields: Sequence[Field]) -> list[Prepared]:
     """Make the columns of ``table`` (schema of :func:`arrow_schema`) ready for :func:`encode`."""
     out = []
+    present = set(table.schema.names)
     for f in fields:
+        if f.name not in present:
+            out.append(Prepared(f.kind, None, None))
+            continue
         if f.kind is Kind.TEXT:
             out.append(_prepare_text(_one(table.column(f.name))))
             continue
@@ -154,34 +149,33 @@ def _text_buffers(array: pa.Array) -> tuple[npt.NDArray[np.int64], Bytes]:
     return ends, np.frombuffer(data, np.uint8) if data is not None else np.empty(0, np.uint8)
 
 
-def encode(columns: Sequence[Prepared], start: int, stop: int) -> bytes | None:
-    """Return rows ``[start, stop)`` as one chunk (a zstd frame), or None if every value of every column is null."""
+def is_empty(columns: Sequence[Prepared], start: int, stop: int) -> bool:
+    """Say whether rows ``[start, stop)`` hold no value at all (such a class of a batch is not stored)."""
+    return not any(_any(column, start, stop) for column in columns)
+
+
+def _any(column: Prepared | None, start: int, stop: int) -> bool:
+    if column is None or (column.values is None and column.offsets is None):
+        return False
+    return column.valid is None or bool(column.valid[start:stop].any()) or _any(column.raw, start, stop)
+
+
+def encode(columns: Sequence[Prepared], start: int, stop: int) -> bytes:
+    """Return rows ``[start, stop)`` as one chunk: a zstd frame."""
     rows = stop - start
     parts: list[bytes] = [_HEAD.pack(VERSION, rows, len(columns))]
-    empty = True
     for column in columns:
-        piece = _encode_column(column, start, stop)
-        empty = empty and len(piece) == 1 and piece[0] == b"\0"
-        parts.extend(piece)
-    if empty:
-        return None
-    return zstandard.ZstdCompressor(level=ZSTD_LEVEL, write_checksum=False).compress(b"".join(parts))
+        parts.extend(_encode_column(column, start, stop))
+    return compress(b"".join(parts))
 
 
 def _encode_column(column: Prepared, start: int, stop: int) -> list[bytes]:
-    if column.values is None and column.offsets is None:
+    if not _any(column, start, stop):
         return [b"\0"]
     valid = None if column.valid is None else column.valid[start:stop]
-    bitmap = b""
-    flag = 0
-    has_raw = column.raw is not None and column.raw.valid is not None and bool(column.raw.valid[start:stop].any())
-    has_raw = has_raw or (column.raw is not None and column.raw.valid is None)
-    if valid is not None:
-        if not valid.any():
-            if not has_raw:
-                return [b"\0"]
-        if not valid.all():
-            bitmap, flag = np.packbits(valid, bitorder="little").tobytes(), _VALID
+    bitmap, flag = b"", 0
+    if valid is not None and not valid.all():
+        bitmap, flag = np.packbits(valid, bitorder="little").tobytes(), _VALID
     if column.kind is Kind.TEXT:
         return _encode_text(column, start, stop, flag, bitmap)
     assert column.values is not None
@@ -189,7 +183,7 @@ def _encode_column(column: Prepared, start: int, stop: int) -> list[bytes]:
     body = _encode_ints(column.values[start:stop], valid if flag else None, column.kind)
     out = [bytes([encoding | flag | (_DELTA if body[0] else 0)]), bitmap, *body[1]]
     if encoding == _NUMBERS:
-        out.extend(_encode_exceptions(column.raw if has_raw else None, start, stop))
+        out.extend(_encode_exceptions(column.raw, start, stop))
     return out
 
 
@@ -214,17 +208,8 @@ def _encode_ints(values: Ints, valid: npt.NDArray[np.bool_] | None, kind: Kind) 
         planes = (values - base).view(np.uint64)
         if valid is not None:
             planes = np.where(valid, planes, np.uint64(0))
-    return delta, [*_planes(planes, _INT_HEAD, scale, base)]
-
-
-def _planes(values: npt.NDArray[np.uint64], head: struct.Struct, scale: int, base: int) -> list[bytes]:
-    width = (int(values.max()).bit_length() + 7) // 8 if len(values) else 0
-    return [head.pack(scale, width, base), _plane_bytes(values, width)]
-
-
-def _plane_bytes(values: npt.NDArray[np.uint64], width: int) -> bytes:
-    matrix = values.view(np.uint8).reshape(len(values), 8)
-    return np.ascontiguousarray(matrix[:, :width].T).tobytes()
+    width = width_of(planes)
+    return delta, [_INT_HEAD.pack(scale, width, base), to_planes(planes, width)]
 
 
 def _encode_text(column: Prepared, start: int, stop: int, flag: int, bitmap: bytes) -> list[bytes]:
@@ -233,13 +218,13 @@ def _encode_text(column: Prepared, start: int, stop: int, flag: int, bitmap: byt
     if column.values is None:
         ends = column.offsets[start : stop + 1]
         lengths = np.diff(ends).astype(np.uint64)
-        width = (int(lengths.max()).bit_length() + 7) // 8
+        width = width_of(lengths)
         data = column.data[ends[0] : ends[-1]].tobytes()
         return [
             bytes([_TEXT | flag]),
             bitmap,
             bytes([width]),
-            _plane_bytes(lengths, width),
+            to_planes(lengths, width),
             struct.pack("<I", len(data)),
             data,
         ]
@@ -258,7 +243,7 @@ def _encode_text(column: Prepared, start: int, stop: int, flag: int, bitmap: byt
         struct.pack("<I", len(data)),
         data,
         bytes([width]),
-        _plane_bytes(local[codes], width),
+        to_planes(local[codes], width),
     ]
 
 
@@ -312,10 +297,7 @@ class _Reader:
     def planes(self, rows: int, width: int) -> npt.NDArray[np.uint64]:
         if width > 8:
             raise FormatError("a column is wider than 8 bytes")
-        out = np.zeros((rows, 8), np.uint8)
-        if width:
-            out[:, :width] = self.take(rows * width).reshape(width, rows).T
-        return out.view("<u8").reshape(rows)
+        return from_planes(self.take(rows * width), rows, width)
 
 
 def decode(chunk: bytes | memoryview, fields: Sequence[Field], wanted: frozenset[str] | None = None) -> pa.RecordBatch:
@@ -329,10 +311,7 @@ def decode(chunk: bytes | memoryview, fields: Sequence[Field], wanted: frozenset
     Raises:
         FormatError: if the bytes are not a chunk of these fields.
     """
-    try:
-        body = zstandard.ZstdDecompressor().decompress(chunk, max_output_size=MAX_BODY)
-    except zstandard.ZstdError as error:
-        raise FormatError("a chunk is not a zstd frame") from error
+    body = decompress(chunk)
     reader = _Reader(body)
     version, rows, count = _HEAD.unpack(reader.take(_HEAD.size).tobytes())
     if version != VERSION or count > len(fields):

@@ -88,6 +88,8 @@ CREATE TABLE tollgate.staging (
     run_id bigint NOT NULL,
     piece int NOT NULL,
     rows int NOT NULL,
+    first_start bigint NOT NULL,
+    last_start bigint NOT NULL,
     format smallint NOT NULL,
     classes smallint NOT NULL,
     timing bytea STORAGE EXTERNAL,
