@@ -1,8 +1,10 @@
 # Two commands to begin with: `make demo` and `make test`. Both set everything up by themselves.
 # Needed beforehand: Python >= 3.11 (with its venv module), git, make.
 
-PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; do \
+ifndef PYTHON
+PYTHON := $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; do \
 	"$$p" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { echo "$$p"; break; }; done)
+endif
 VENV := .venv
 BIN := $(VENV)/bin
 SHELL := /bin/bash

@@ -25,7 +25,6 @@ from schema.migrate import MigrationError
 
 if TYPE_CHECKING:
     from keys.file_provider import FileProvider
-
     from proxy.ledger.service import Ledger
 
 T = TypeVar("T")
@@ -215,7 +214,6 @@ def provider(config: Config) -> FileProvider:
 async def ledger(config: Config) -> AsyncIterator[Ledger]:
     """Give the started access log, on a pool of its own role."""
     from keys.datakeys import DataKeys
-
     from proxy.ledger.service import Ledger
     from schema.roles import Role
 

@@ -143,7 +143,7 @@ def _call(home: Path, name: str, *args: str) -> None:
             user=_SYSTEM_USER if root else None,
             group=_SYSTEM_USER if root else None,
             extra_groups=[] if root else None,
-            env={**os.environ, "LC_ALL": "C.UTF-8"},
+            env={k: v for k, v in os.environ.items() if not k.startswith("PG")} | {"LC_ALL": "C.UTF-8"},
             check=False,
             timeout=_START_TIMEOUT_S * 2,
         )
