@@ -1,0 +1,247 @@
+"""The permanent form of an entry, version 1, in pure functions (deploy/docs/log.md; tests/vectors/ledger).
+
+* An *opening* is the canonical JSON (RFC 8785) of one part with a salt: it is sealed, and may be erased later.
+* The *header* is canonical JSON with the SHA-256 of each opening. It is never erased and says nothing of the parts.
+* The *leaf data* is SHA-256(header); the *leaf hash* is SHA-256(0x00 ‖ leaf data), RFC 6962 s.2.1.
+
+A salt of 128 bits stands in each opening and in the header, so that no commitment can be guessed open.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+from uuid import UUID
+
+from cryptography.hazmat.primitives.ciphers.algorithms import AES
+from cryptography.hazmat.primitives.cmac import CMAC
+
+from keys.encoding import EncodingError, b64url_decode, b64url_encode
+from proxy.ledger.model import PART_MAX, PARTS, TAGS_MAX, Entry, EntryError, Kind, LedgerBroken, Tag, timestamp
+
+VERSION = 1
+SALT_BYTES = 16
+TAG_BYTES = 9
+"""One stored tag: the domain byte and the first 8 bytes of its AES-CMAC."""
+
+_SAFE = (1 << 53) - 1
+_DEPTH_MAX = 32
+_AAD = b"tollgate log 1\x00"
+
+
+def canonical(value: Any) -> str:
+    """Return RFC 8785 canonical JSON.
+
+    Integers beyond ±(2^53 - 1), which RFC 8785 cannot write, become strings. Floats are refused: money and rates are
+    decimal strings.
+
+    Raises:
+        EntryError: on a float, an unknown type, a key that is no string, a lone surrogate or deep nesting.
+    """
+    text = json.dumps(_plain(value, 0), ensure_ascii=False, separators=(",", ":"), check_circular=False)
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise EntryError("text with a lone surrogate cannot be written") from None
+    return text
+
+
+def _plain(value: Any, depth: int) -> Any:
+    if value is None or isinstance(value, str | bool):
+        return value
+    if isinstance(value, int):
+        number = int(value)
+        return number if -_SAFE <= number <= _SAFE else str(number)
+    if depth >= _DEPTH_MAX:
+        raise EntryError("a value is nested too deeply")
+    if isinstance(value, Mapping):
+        if not all(isinstance(key, str) for key in value):
+            raise EntryError("a key must be a string")
+        # RFC 8785 s.3.2.3 sorts by UTF-16 code units: for ASCII that is Python's own order.
+        order = sorted(value) if all(map(str.isascii, value)) else sorted(value, key=_utf16)
+        return {str(key): _plain(value[key], depth + 1) for key in order}
+    if isinstance(value, list | tuple):
+        return [_plain(item, depth + 1) for item in value]
+    raise EntryError(f"a value of type {type(value).__name__} cannot be written; use strings, integers, lists, objects")
+
+
+def _utf16(key: str) -> bytes:
+    return key.encode("utf-16-be", "surrogatepass")
+
+
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """An entry made ready: all that does not depend on the time and the month it will get."""
+
+    entry_id: UUID
+    kind: Kind
+    access_id: UUID | None
+    salt: str
+    openings: tuple[bytes, bytes, bytes]
+    commits: tuple[str, str, str]
+    tags: tuple[Tag, ...]
+
+    @property
+    def size(self) -> int:
+        """Bytes of the openings."""
+        return sum(map(len, self.openings))
+
+
+def encode(entry: Entry, salts: bytes | None = None) -> Encoded:
+    """Write an entry's openings and commit to them.
+
+    Args:
+        entry: the entry; it is not looked at again, so the caller may change its mappings afterwards.
+        salts: 64 bytes for actor, request, outcome and header; random by default (a test vector gives them).
+
+    Raises:
+        EntryError: if a part is larger than PART_MAX or cannot be written.
+    """
+    if not isinstance(entry.kind, Kind) or not isinstance(entry.entry_id, UUID):
+        raise EntryError("an entry needs a Kind and a UUID")
+    if not (entry.access_id is None or isinstance(entry.access_id, UUID)):
+        raise EntryError("access_id must be a UUID")
+    if len(entry.tags) > TAGS_MAX:
+        raise EntryError(f"{len(entry.tags)} tags; at most {TAGS_MAX}")
+    fresh = os.urandom(SALT_BYTES * 4) if salts is None else salts
+    cut = [fresh[i * SALT_BYTES : (i + 1) * SALT_BYTES] for i in range(4)]
+    openings = (
+        opening("actor", entry.actor, cut[0]),
+        opening("request", entry.request, cut[1]),
+        opening("outcome", entry.outcome, cut[2]),
+    )
+    commits = (commitment(openings[0]), commitment(openings[1]), commitment(openings[2]))
+    tags = tuple(sorted(set(entry.tags), key=lambda tag: (tag.code, tag.value)))
+    return Encoded(entry.entry_id, entry.kind, entry.access_id, b64url_encode(cut[3]), openings, commits, tags)
+
+
+def opening(part: str, value: Mapping[str, Any], salt: bytes) -> bytes:
+    """Return the opening of one part.
+
+    Raises:
+        EntryError: if it is larger than PART_MAX or cannot be written.
+    """
+    if not isinstance(value, Mapping):
+        raise EntryError(f"{part} must be an object")
+    text = f'{{"part":"{part}","salt":"{b64url_encode(salt)}","v":{VERSION},"value":{canonical(value)}}}'.encode()
+    if len(text) > PART_MAX:
+        raise EntryError(f"{part} takes {len(text)} bytes; at most {PART_MAX}")
+    return text
+
+
+def commitment(data: bytes) -> str:
+    """Return base64url of SHA-256."""
+    return b64url_encode(hashlib.sha256(data).digest())
+
+
+def header(encoded: Encoded, at: datetime, tags: bytes) -> bytes:
+    """Return the header: canonical JSON, keys in order, every value plain ASCII.
+
+    Args:
+        encoded: the entry.
+        at: its time, aware.
+        tags: its stored tags (``tag_column``); committed to where there are any.
+    """
+    actor, request, outcome = encoded.commits
+    access = "" if encoded.access_id is None else f'"access":"{encoded.access_id}",'
+    tagged = f'"tags":"{commitment(tags)}",' if tags else ""
+    return (
+        f'{{{access}"at":"{timestamp(at)}","id":"{encoded.entry_id}","kind":"{encoded.kind.value}",'
+        f'"parts":{{"actor":"{actor}","outcome":"{outcome}","request":"{request}"}},'
+        f'"salt":"{encoded.salt}",{tagged}"v":{VERSION}}}'
+    ).encode()
+
+
+def leaf_data(header_bytes: bytes) -> bytes:
+    """Return the Merkle leaf's data: SHA-256 of the header, 32 bytes."""
+    return hashlib.sha256(header_bytes).digest()
+
+
+def leaf_hash(header_bytes: bytes) -> bytes:
+    """Return the Merkle leaf hash, SHA-256(0x00 ‖ leaf data) (RFC 6962 s.2.1), 32 bytes."""
+    return hashlib.sha256(b"\x00" + leaf_data(header_bytes)).digest()
+
+
+def tag_value(secret: bytes, tag: Tag) -> bytes:
+    """Return the first 8 bytes of AES-CMAC (SP 800-38B) of domain byte ‖ value under the month's ``log_tags`` key."""
+    mac = CMAC(AES(secret))
+    mac.update(bytes((tag.code,)) + tag.value)
+    return mac.finalize()[:8]
+
+
+def tag_column(secret: bytes, tags: Sequence[Tag]) -> bytes:
+    """Return an entry's tags as stored: domain byte ‖ 8 bytes each, sorted, none twice."""
+    return b"".join(sorted({bytes((tag.code,)) + tag_value(secret, tag) for tag in tags}))
+
+
+def tag_keys(column: bytes) -> list[int]:
+    """Return the look-up keys of a tag column: each tag's 8 bytes as a signed big-endian integer."""
+    return [int.from_bytes(column[i + 1 : i + TAG_BYTES], "big", signed=True) for i in range(0, len(column), TAG_BYTES)]
+
+
+def sealing_aad(part: str, month: int, batch_id: UUID) -> bytes:
+    """Return the associated data under which a batch of openings is sealed.
+
+    The batch is named by the id of its first entry; the sealing itself binds each chunk's place and their count.
+    """
+    return _AAD + part.encode() + b"\x00" + month.to_bytes(4, "big") + batch_id.bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Header:
+    """A header read back."""
+
+    entry_id: UUID
+    kind: Kind
+    at: datetime
+    access_id: UUID | None
+    commits: dict[str, str]
+    tags: str | None
+
+
+def read_header(index: int, data: bytes) -> Header:
+    """Parse a stored header.
+
+    Raises:
+        LedgerBroken: if it is not a header of version 1 in canonical form.
+    """
+    try:
+        value = json.loads(data)
+        if value["v"] != VERSION or canonical(value).encode() != data:
+            raise LedgerBroken(index, "its header is not a canonical header of version 1")
+        access = value.get("access")
+        commits = {part: str(value["parts"][part]) for part in PARTS}
+        for commit in commits.values():
+            b64url_decode(commit)
+        return Header(
+            UUID(value["id"]),
+            Kind(value["kind"]),
+            datetime.strptime(value["at"], "%Y-%m-%dT%H:%M:%S.%fZ").replace(tzinfo=UTC),
+            None if access is None else UUID(access),
+            commits,
+            value.get("tags"),
+        )
+    except (ValueError, KeyError, TypeError, AttributeError, EncodingError, RecursionError) as error:
+        raise LedgerBroken(index, "its header cannot be read") from error
+
+
+def read_opening(index: int, part: str, data: bytes, commit: str) -> dict[str, Any]:
+    """Return the value of an opening, checked against the header's commitment.
+
+    Raises:
+        LedgerBroken: if the opening is not the one committed to.
+    """
+    if commitment(data) != commit:
+        raise LedgerBroken(index, f"its {part} is not what the header commits to")
+    try:
+        value = json.loads(data)
+        if value["v"] != VERSION or value["part"] != part or not isinstance(value["value"], dict):
+            raise LedgerBroken(index, f"its {part} is not an opening of version 1")
+        return dict(value["value"])
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise LedgerBroken(index, f"its {part} cannot be read") from error

@@ -1,0 +1,85 @@
+"""The statements of the access log. Each names its columns and takes parameters only."""
+
+BEGIN = (
+    "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE;"
+    "SET LOCAL synchronous_commit = on;"
+    # A gateway that hangs or vanishes while it holds the head must not hold up every other gateway.
+    "SET LOCAL lock_timeout = {wait_ms};"
+    # A timeout that cancels COMMIT's wait for a synchronous standby would be told as success: we keep time.
+    "SET LOCAL statement_timeout = 0;"
+    "SET LOCAL idle_in_transaction_session_timeout = {wait_ms}"
+)
+"""Opens a writer's transaction; ``wait_ms`` is an integer of ours."""
+
+JOIN = (
+    "SELECT set_config('synchronous_commit', 'on', true),"
+    " set_config('idle_in_transaction_session_timeout', '10s', true)"
+)
+"""The same inside a caller's transaction."""
+
+HEAD = "SELECT size, greatest(at, clock_timestamp()) AS at FROM tollgate.log_head WHERE id = 1 FOR UPDATE"
+"""Locks the head until COMMIT. The clock is read when the lock is had, and never runs behind the last entry's time."""
+
+PEEK = "SELECT size, greatest(at, clock_timestamp()) AS at FROM tollgate.log_head WHERE id = 1"
+
+_INSERT = """
+entries AS (
+    INSERT INTO tollgate.log_entry
+        (idx, entry_id, at, kind, access_id, batch_id, batch_pos, header, leaf_hash, tags)
+    SELECT $1 + e.n - 1, e.entry_id, $2, e.kind, e.access_id, $3, e.n - 1, e.header, e.leaf_hash, e.tags
+    FROM unnest($4::uuid[], $5::text[], $6::uuid[], $7::bytea[], $8::bytea[], $9::bytea[])
+        WITH ORDINALITY AS e (entry_id, kind, access_id, header, leaf_hash, tags, n)
+), openings AS (
+    INSERT INTO tollgate.log_opening (part, month, batch_id, sealed)
+    SELECT o.part, $10, $3, o.sealed FROM unnest($11::text[], $12::bytea[]) AS o (part, sealed)
+), tags AS (
+    INSERT INTO tollgate.log_tag (tag, idx)
+    SELECT t.tag, t.idx FROM unnest($13::bigint[], $14::bigint[]) AS t (tag, idx)
+), head AS (
+    UPDATE tollgate.log_head SET size = $1 + cardinality($4::uuid[]), at = $2 WHERE id = 1
+)
+"""
+
+INSERT = f"WITH {_INSERT} SELECT 0::bigint"
+"""Writes a batch at the head. For roles that may insert and not read."""
+
+INSERT_ONCE = (
+    "WITH present AS (SELECT count(*) AS n FROM tollgate.log_entry WHERE entry_id = ANY($4::uuid[])),"  # noqa: S608
+    f"{_INSERT} SELECT n FROM present"
+)
+"""The same, and says how many of the entries stood already (its snapshot is taken under the head lock)."""
+
+STANDING = "SELECT idx, entry_id, at, leaf_hash FROM tollgate.log_entry WHERE entry_id = ANY($1::uuid[])"
+
+TOUCH = "UPDATE tollgate.log_head SET size = size WHERE id = 1"
+"""Changes nothing, so that the COMMIT after it is a write and waits for disk and synchronous standby."""
+
+CHECK = (
+    "SELECT current_setting('fsync') AS fsync, current_setting('synchronous_commit') AS synchronous_commit,"
+    " pg_is_in_recovery() AS standby, to_regclass('tollgate.log_head') IS NOT NULL AS migrated"
+)
+
+_COLUMNS = "idx, entry_id, at, kind, access_id, batch_id, batch_pos, header, leaf_hash, tags"
+
+READ = (
+    f"SELECT {_COLUMNS} FROM tollgate.log_entry"  # noqa: S608
+    " WHERE idx > $1 AND ($3::text[] IS NULL OR kind = ANY($3)) ORDER BY idx LIMIT $2"
+)
+
+READ_LAST = (
+    f"SELECT {_COLUMNS} FROM tollgate.log_entry"  # noqa: S608
+    " WHERE ($2::text[] IS NULL OR kind = ANY($2)) ORDER BY idx DESC LIMIT $1"
+)
+
+READ_ACCESS = f"SELECT {_COLUMNS} FROM tollgate.log_entry WHERE access_id = $1 ORDER BY idx LIMIT 10000"  # noqa: S608
+
+OPENINGS = (
+    "SELECT part, month, batch_id, sealed FROM tollgate.log_opening"
+    " WHERE part = ANY($1::text[]) AND month = ANY($2::int[]) AND batch_id = ANY($3::uuid[])"
+)
+
+FIND = (
+    f"SELECT {_COLUMNS} FROM tollgate.log_entry"  # noqa: S608
+    " WHERE idx IN (SELECT idx FROM tollgate.log_tag WHERE tag = ANY($1::bigint[]) AND idx > $2)"
+    " AND at >= $4 AND at < $5 ORDER BY idx LIMIT $3"
+)
