@@ -146,7 +146,11 @@ def prepare(directory: Path) -> None:
     """
     try:
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        os.close(os.open(directory / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+        fd = os.open(directory / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            _keep_owner(fd, directory)
+        finally:
+            os.close(fd)
     except OSError as error:
         raise KeyringError(f"{directory}: a keyring cannot be made there: {error.strerror}") from error
     _check_directory(directory)

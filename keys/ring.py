@@ -53,9 +53,9 @@ class SigningEntry:
     alg: str
     public_jwk: Mapping[str, str]
     created_at: datetime
-    wrapped: bytes = field(repr=False)
+    wrapped: bytes | None = field(repr=False)
     keep_until: datetime | None = None
-    """None: this is the purpose's current key. Else it only stays published until then."""
+    """None: this is the purpose's current key. Else its private half is gone and it stays published until then."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,8 +118,28 @@ class Ring:
         return None if wrapped is None else self._open(wrapped, context("secret", name))
 
     def private_key(self, entry: SigningEntry) -> bytes:
-        """Return a signing key's private half, PKCS #8 DER."""
+        """Return a signing key's private half, PKCS #8 DER.
+
+        Raises:
+            KeyUnavailable: if the key was replaced: its private half is gone.
+        """
+        if entry.wrapped is None:
+            raise KeyUnavailable(f"a {entry.purpose} signing key that was replaced signs no more")
         return self._open(entry.wrapped, _signing_context(entry.purpose, entry.kid, entry.alg))
+
+    def check(self) -> None:
+        """Open every entry once.
+
+        Raises:
+            KeyringError: if one does not open.
+        """
+        for period in self.live:
+            self.period_key(period)
+        for name in self.secrets:
+            self.secret(name)
+        for entry in self.signing:
+            if entry.wrapped is not None:
+                self.private_key(entry)
 
     def _open(self, wrapped: bytes, bound_to: bytes) -> bytes:
         try:
@@ -165,21 +185,18 @@ class Ring:
 
     def under(self, root: RootKey) -> Ring:
         """Return the same ring with everything rewrapped under another root key."""
-        return replace(
-            self,
-            root=root,
-            periods={
-                p: e
-                if e.wrapped is None
-                else replace(e, wrapped=self._rewrap(root, e.wrapped, _period_context(p, e.key_id)))
-                for p, e in self.periods.items()
-            },
-            secrets={n: self._rewrap(root, w, context("secret", n)) for n, w in self.secrets.items()},
-            signing=tuple(
-                replace(e, wrapped=self._rewrap(root, e.wrapped, _signing_context(e.purpose, e.kid, e.alg)))
-                for e in self.signing
-            ),
+
+        def again(wrapped: bytes | None, bound_to: bytes) -> bytes | None:
+            return None if wrapped is None else self._rewrap(root, wrapped, bound_to)
+
+        periods = {
+            p: replace(e, wrapped=again(e.wrapped, _period_context(p, e.key_id))) for p, e in self.periods.items()
+        }
+        secrets = {n: self._rewrap(root, w, context("secret", n)) for n, w in self.secrets.items()}
+        signing = tuple(
+            replace(e, wrapped=again(e.wrapped, _signing_context(e.purpose, e.kid, e.alg))) for e in self.signing
         )
+        return replace(self, root=root, periods=periods, secrets=secrets, signing=signing)
 
     def _wrap(self, plaintext: bytes, bound_to: bytes) -> bytes:
         return wrap_key(self.root.key, self.root.key_id, plaintext, bound_to)
@@ -269,7 +286,7 @@ def dump_ring(ring: Ring) -> bytes:
             "alg": e.alg,
             "jwk": dict(e.public_jwk),
             "created_at": e.created_at.isoformat(),
-            "wrapped": b64url_encode(e.wrapped),
+            **({"wrapped": b64url_encode(e.wrapped)} if e.wrapped is not None else {}),
             **({"keep_until": e.keep_until.isoformat()} if e.keep_until is not None else {}),
         }
         for e in ring.signing
@@ -319,11 +336,13 @@ def load_ring(text: bytes, roots: tuple[RootKey, ...]) -> Ring:
                 alg=item["alg"],
                 public_jwk=dict(item["jwk"]),
                 created_at=_time(item["created_at"]),
-                wrapped=b64url_decode(item["wrapped"]),
+                wrapped=b64url_decode(item["wrapped"]) if "wrapped" in item else None,
                 keep_until=_time(item["keep_until"]) if "keep_until" in item else None,
             )
             for item in value["signing"]
         )
+        if any((e.wrapped is None) == (e.keep_until is None) for e in signing):
+            raise ValueError("a signing key is neither current nor replaced")
         secrets = {check_name(name): b64url_decode(wrapped) for name, wrapped in value["secrets"].items()}
         ring = Ring(str(value["id"]), root, int(value["generation"]), periods, secrets, signing)
         if "backup" in value:
