@@ -24,7 +24,8 @@ from keys.encoding import b64url_decode, b64url_encode
 from keys.errors import BackupError, KeyringError
 from keys.keyring import RING, ROOT, Keyring, exclusive, prepare, read_file, sync_directory, write_file
 from keys.provider import Period
-from keys.ring import Backup, Ring, dump_ring, dump_roots, load_ring, load_roots
+from keys.ring import Backup, Ring
+from keys.ringfile import dump_ring, dump_roots, load_ring, load_roots
 
 VERSION = 1
 PASSPHRASE_MIN = 12
@@ -119,9 +120,7 @@ def restore(directory: Path, ring: Ring, now: datetime, *, force: bool = False) 
     with exclusive(directory):
         present = [name for name in (ROOT, RING) if (directory / name).exists()]
         if present and not force:
-            raise KeyringError(
-                f"{directory} holds a keyring: it is replaced only with --force, and a copy kept"
-            )
+            raise KeyringError(f"{directory} holds a keyring: it is replaced only with --force, and a copy kept")
         kept = _keep_copy(directory, present, now) if present else None
         replaced = _readable(directory)
         gone = replaced.destroyed if replaced is not None else {}

@@ -11,7 +11,7 @@ from typing import TypeVar
 from keys.errors import KeysError, KeyUnavailable, SealError
 from keys.keyring import Keyring
 from keys.provider import Period, Provider, check_name
-from keys.ring import Ring, new_root, wrapped_under
+from keys.ring import Ring, new_root
 
 T = TypeVar("T")
 
@@ -138,6 +138,6 @@ class FileProvider(Provider):
 
 def _held(ring: Ring, period: Period, wrapped: bytes) -> bool:
     try:
-        return period in ring.live and wrapped_under(ring, period, wrapped)
+        return ring.holds(period, wrapped)
     except KeysError:
         return True  # no reading of files helps; unwrapping says what is wrong

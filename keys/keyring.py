@@ -22,7 +22,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from keys.errors import KeyringError
-from keys.ring import Ring, dump_ring, dump_roots, load_ring, load_roots, new_ring
+from keys.ring import Ring, new_ring
+from keys.ringfile import dump_ring, dump_roots, load_ring, load_roots
 
 ROOT = "root.key"
 RING = "keyring.json"

@@ -64,7 +64,7 @@ def _passphrase_option(command: Any) -> Any:
 def status(ctx: click.Context, as_json: bool) -> None:
     """Show what the keyring holds and whether it is backed up. Shows no key."""
     config = settings(ctx, database=False)
-    ring = Keyring(config.keyring_dir).read()
+    ring = _keyring(config).read()
     current = ring.backup is not None and ring.backup.generation == ring.generation
     if as_json:
         emit(
@@ -130,8 +130,8 @@ def backup(ctx: click.Context, file: Path, passphrase_file: Path | None, as_json
     for ever.
     """
     config = settings(ctx, database=False)
-    keyring = Keyring(config.keyring_dir)
-    ring = keyring.read(fresh=True)
+    keyring = _keyring(config)
+    ring = keyring.read()
     passphrase = _passphrase(passphrase_file, confirm=True)
     if len(passphrase) < PASSPHRASE_MIN:
         raise CliError(f"the passphrase must have at least {PASSPHRASE_MIN} characters", ExitCode.USAGE)
@@ -185,7 +185,10 @@ def restore(ctx: click.Context, file: Path, force: bool, passphrase_file: Path |
     """
     config = settings(ctx, database=False)
     ring = _opened(file, passphrase_file)
-    done = put_back(config.keyring_dir, ring, datetime.now(UTC), force=force)
+    try:
+        done = put_back(config.keyring_dir, ring, datetime.now(UTC), force=force)
+    except KeyringError as error:
+        raise CliError(str(error), ExitCode.REFUSED) from error
     if as_json:
         emit(
             {
@@ -208,13 +211,12 @@ def _tell_restored(config: Config, done: Restored) -> None:
     if done.kept:
         console.print(f"the keyring that was there is kept in {done.kept}", markup=False)
     if done.still_destroyed:
-        console.print(
-            f"stay destroyed, though the backup has their keys: {_listed(done.still_destroyed)}", markup=False
-        )
+        listed = _listed(done.still_destroyed)
+        console.print(f"stay destroyed, though the backup has their keys: {listed}", markup=False)
     if done.lost:
         console.print(
-            f"LOST WITH THE REPLACED KEYRING: {_listed(done.lost)}. The backup is older than these keys; what was sealed"
-            " under them opens only with the kept copy.",
+            f"LOST WITH THE REPLACED KEYRING: {_listed(done.lost)}. The backup is older than these keys; what was"
+            " sealed under them opens only with the kept copy.",
             style="bold red",
             markup=False,
         )
@@ -243,7 +245,10 @@ def verify(
     live = _live(config, required=file is None)
     ring = _opened(file, passphrase_file) if file is not None else live
     assert ring is not None
-    ring.check()
+    try:
+        ring.check()
+    except KeyringError as error:
+        raise CliError(str(error), ExitCode.REFUSED) from error
     elsewhere = live.destroyed if file is not None and live is not None else {}
     findings = _returned(ring, elsewhere) if no_database else run(_audit(config, ring, elsewhere))
     bad = [f for f in findings if not f.state.good]
@@ -279,9 +284,8 @@ def _tell_verified(file: Path | None, ring: Ring, no_database: bool, counts: Cou
     what = f"the backup {file}" if file else "the keyring"
     click.echo(f"{what} ({ring.ring_id}, generation {ring.generation}) is whole: {len(ring.live)} period keys")
     if not no_database:
-        click.echo(
-            f"data keys in the database: {counts[State.OPENS]} open, {counts[State.DESTROYED]} destroyed on purpose"
-        )
+        opens, destroyed = counts[State.OPENS], counts[State.DESTROYED]
+        click.echo(f"data keys in the database: {opens} open, {destroyed} destroyed on purpose")
     if not bad:
         return
     table = Table("period", "state", "why", title="NOT AS IT SHOULD BE", title_style="bold red")
@@ -295,18 +299,23 @@ def _tell_verified(file: Path | None, ring: Ring, no_database: bool, counts: Cou
             style="bold red",
         )
     if counts[State.RETURNED]:
-        console.print(
-            "Keys that were destroyed are back: an older keyring was restored. Destroy them again.", style="red"
-        )
+        console.print("Destroyed keys are back: an older keyring was restored. Destroy them again.", style="red")
 
 
 # --- shared --------------------------------------------------------------------------------------------------------
 
 
+def _keyring(config: Config) -> Keyring:
+    try:
+        return Keyring(config.keyring_dir)
+    except KeyringError as error:
+        raise CliError(str(error), ExitCode.CONFIGURATION) from error
+
+
 def _live(config: Config, *, required: bool) -> Ring | None:
     try:
-        return Keyring(config.keyring_dir).read()
-    except KeyringError:
+        return _keyring(config).read()
+    except CliError:
         if required:
             raise
         return None
