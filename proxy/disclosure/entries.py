@@ -1,0 +1,119 @@
+"""The log entries of an access, made from values. Pure; what stands in them is for the log's sealed parts only."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+from uuid import UUID
+
+from proxy.disclosure.plan import Place
+from proxy.disclosure.query import Window, write_time
+from proxy.ledger.model import Entry, Kind, Tag, number_tags
+from proxy.policy import Action, Deny, Permit
+
+
+@dataclass(frozen=True, slots=True)
+class Actor:
+    """Who asks, as authenticated. ``address`` is the network address of the connection."""
+
+    client_id: str
+    carrier_id: str
+    token_id: str
+    jkt: str
+    address: str
+
+    def as_json(self) -> dict[str, str]:
+        """Return the actor part of an entry."""
+        return {
+            "client_id": self.client_id,
+            "carrier_id": self.carrier_id,
+            "token_id": self.token_id,
+            "key_thumbprint": self.jkt,
+            "address": self.address,
+        }
+
+    def tags(self) -> tuple[Tag, ...]:
+        """Return what the actor's entries can be found by."""
+        pairs = (("client", self.client_id), ("jkt", self.jkt), ("address", self.address), ("token", self.token_id))
+        return tuple(Tag(domain, value.encode()) for domain, value in pairs if value)
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """How an answer is to be given: pinned by its intent."""
+
+    after_id: int
+    as_of: int
+    place: Place | None
+    rows_before: int
+    limit: int
+    media_type: str
+    coding: str
+    digest: str
+
+
+def action_of(window: Window) -> Action:
+    """Return what a question does."""
+    return Action.PULL if window.number is None else Action.SEARCH
+
+
+def _question(window: Window, purpose: str) -> dict[str, Any]:
+    value: dict[str, Any] = {
+        "action": action_of(window).value,
+        "purpose": purpose,
+        "from": write_time(window.start_us),
+        "to": write_time(window.end_us),
+        "direction": window.direction,
+    }
+    if window.number is not None:
+        value["number"] = window.number
+    return value
+
+
+def _tags(actor: Actor, window: Window) -> tuple[Tag, ...]:
+    return actor.tags() + (() if window.number is None else number_tags(window.number))
+
+
+def intent(access_id: UUID, actor: Actor, window: Window, permit: Permit, terms: Terms) -> Entry:
+    """Return the entry that has to be durable before the first record is read; it pins the scope."""
+    request = _question(window, permit.purpose.value) | {
+        "decision": "permit",
+        "basis": permit.basis,
+        "agreement": permit.agreement,
+        "classes": sorted(c.value for c in permit.classes),
+        "fields": list(permit.fields),
+        "sides": sorted(permit.sides),
+        "windows": [[w.ocn, write_time(w.start_us), write_time(w.end_us)] for w in permit.windows],
+        "after_id": str(terms.after_id),
+        "as_of": str(terms.as_of),
+        "place": terms.place.as_list() if terms.place else None,
+        "rows_before": terms.rows_before,
+        "limit": terms.limit,
+        "media_type": terms.media_type,
+        "coding": terms.coding,
+        "digest": terms.digest,
+    }
+    return Entry(Kind.ACCESS_INTENT, actor.as_json(), request, {}, access_id=access_id, tags=_tags(actor, window))
+
+
+def denied(access_id: UUID, actor: Actor, window: Window, purpose: str, deny: Deny) -> Entry:
+    """Return the entry of a refusal."""
+    request = _question(window, purpose) | {"decision": "deny", "reason": deny.reason, "citation": deny.citation}
+    return Entry(Kind.ACCESS_DENIED, actor.as_json(), request, {}, access_id=access_id, tags=_tags(actor, window))
+
+
+def progress(access_id: UUID, actor: Actor, outcome: Mapping[str, Any]) -> Entry:
+    """Return the entry that comes before each further stretch; ``outcome`` is what has been sent so far."""
+    return Entry(Kind.ACCESS_PROGRESS, actor.as_json(), {}, outcome, access_id=access_id, tags=actor.tags())
+
+
+def outcome(access_id: UUID, actor: Actor, outcome: Mapping[str, Any]) -> Entry:
+    """Return the entry of what an access disclosed."""
+    return Entry(Kind.ACCESS_OUTCOME, actor.as_json(), {}, outcome, access_id=access_id, tags=actor.tags())
+
+
+def looked_up(access_id: UUID, actor: Actor) -> Entry:
+    """Return the entry of a client's look at one of its own accesses."""
+    request = {"what": "access", "access_id": str(access_id)}
+    return Entry(Kind.LOG_READ, actor.as_json(), request, {}, tags=actor.tags())
