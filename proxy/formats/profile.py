@@ -7,6 +7,7 @@ where.
 
 from __future__ import annotations
 
+import hashlib
 import tomllib
 import zoneinfo
 from collections.abc import Mapping
@@ -101,6 +102,11 @@ class Profile:
     egress_none: tuple[str, ...] = ()
     """Columns that, all empty, say the call reached no egress."""
     trunks: TrunkMap = field(default_factory=lambda: TrunkMap(()))
+
+    @property
+    def digest(self) -> bytes:
+        """SHA-256 of everything the profile says, trunk map included: what an ingest was read by."""
+        return hashlib.sha256(repr(self).encode()).digest()
 
     def columns_of(self, name: str) -> tuple[str, ...]:
         """Return every column that field ``name`` reads."""

@@ -189,7 +189,7 @@ class TrunkMap:
             "ocn": pl.String,
         }
         known = pl.DataFrame(rows, schema=columns, orient="row")
-        # Join on the trunk, then keep the period: entries of one rank do not overlap, so the lowest rank left is one row.
+        # Join on the trunk, then keep the period: entries of one rank do not overlap, so the lowest rank is one row.
         frame = frame.with_row_index("row")
         joined = frame.join(known, on=["switch", "trunk"], how="inner", nulls_equal=True)
         joined = joined.filter((pl.col("start") <= pl.col("at")) & (pl.col("at") < pl.col("end")))
