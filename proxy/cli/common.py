@@ -58,7 +58,7 @@ class CliError(Exception):
 
 # Errors of parts that a command may not have imported, by module and name: exit code and hint.
 _KNOWN: tuple[tuple[str, str, ExitCode, str], ...] = (
-    ("proxy.ledger.service", "LedgerUnavailable", ExitCode.UNAVAILABLE, "nothing was disclosed or changed; try again"),
+    ("proxy.ledger.model", "LedgerUnavailable", ExitCode.UNAVAILABLE, "nothing was disclosed or changed; try again"),
     ("proxy.formats.source", "SourceError", ExitCode.BAD_INPUT, ""),
     ("proxy.formats.profile", "ProfileError", ExitCode.CONFIGURATION, ""),
     ("keys.errors", "KeyUnavailable", ExitCode.UNAVAILABLE, "see `tollgate keys verify`"),

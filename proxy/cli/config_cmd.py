@@ -18,6 +18,8 @@ from proxy.config import ENV_PREFIX, Config, load
 def without_password(url: str) -> str:
     """Return a database URL fit to be shown."""
     parts = urlsplit(url)
+    if "@" not in parts.netloc:
+        return url
     user, separator, host = parts.netloc.rpartition("@")
     name, colon, _ = user.partition(":")
     return urlunsplit(parts._replace(netloc=name + (":***" if colon else "") + separator + host))
