@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import struct
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from enum import Enum
 
@@ -17,14 +17,14 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from keys.datakeys import DataKey
-from keys.sealing import open_sealed, seal
+from keys.sealing import seal
 from proxy.store import columns
-from proxy.store.planes import FormatError
 from schema.fields import DisclosureClass, fields_of
 
 FORMAT = 1
 BATCH_ROWS = 8_192
 CHUNK_ROWS = 2_048
+CHUNKS_PER_BATCH = BATCH_ROWS // CHUNK_ROWS
 PIECE_CHUNK_ROWS = 65_536
 BATCHES_PER_RUN = 1 << 20
 """A batch's id is its run's id times this, plus its ordinal in the run."""
@@ -162,30 +162,6 @@ def int64s(table: pa.Table | pa.RecordBatch, name: str) -> npt.NDArray[np.int64]
     if not pa.types.is_int64(array.type):
         array = array.view(pa.int64())
     return array.to_numpy(zero_copy_only=False)  # type: ignore[no-any-return]
-
-
-def open_object(sealed: Sealed, keys: Keys, wanted: Sequence[DisclosureClass] = CLASSES) -> pa.Table:
-    """Open the wanted classes of a sealed object, whole; an absent class has no columns.
-
-    Raises:
-        SealError: if a ciphertext does not open.
-        FormatError: if it opened and does not hold what the format says.
-    """
-    parts: dict[str, pa.ChunkedArray] = {}
-    for cls in wanted:
-        blob = sealed.blobs.get(cls)
-        if blob is None:
-            continue
-        ocn = sealed.ocns[0] if cls is LEGS[1] else sealed.ocns[1] if cls is LEGS[2] else 0
-        chunks = open_sealed(keys[cls], blob, sealed.shape.aad(cls, ocn))
-        made = pa.Table.from_batches([columns.decode(c, CLASS_FIELDS[cls]) for c in chunks])
-        if made.num_rows != sealed.shape.rows:
-            raise FormatError("a class has another number of rows than its batch")
-        for name in made.schema.names:
-            column = made.column(name)
-            if column.null_count < len(column):
-                parts[name] = column
-    return pa.table(parts)
 
 
 class Part(Enum):

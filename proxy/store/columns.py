@@ -82,17 +82,15 @@ class Prepared:
 
 def prepare(table: pa.Table | pa.RecordBatch, fields: Sequence[Field]) -> list[Prepared]:
     """Make the columns of ``table`` (schema of :func:`arrow_schema`) ready for :func:`encode`."""
-    out = []
     present = set(table.schema.names)
+    out = []
     for f in fields:
-        if f.name not in present:
-            out.append(Prepared(f.kind, None, None))
-            continue
+        absent = Prepared(f.kind, None, None)
         if f.kind is Kind.TEXT:
-            out.append(_prepare_text(_one(table.column(f.name))))
+            out.append(_prepare_text(_one(table.column(f.name))) if f.name in present else absent)
             continue
-        column = _prepare_ints(_one(table.column(f.name)), f.kind)
-        if f.kind is Kind.NUMBER:
+        column = _prepare_ints(_one(table.column(f.name)), f.kind) if f.name in present else absent
+        if f.name + "_raw" in present:
             raw = _prepare_text(_one(table.column(f.name + "_raw")), dictionary=False)
             if raw.offsets is not None:
                 column.raw = raw

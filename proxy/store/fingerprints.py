@@ -40,6 +40,9 @@ _AAD = struct.Struct(">4siiqi")
 _HEAD = struct.Struct("<BIQB")
 
 
+Mask = npt.NDArray[np.bool_]
+
+
 @dataclass(frozen=True, slots=True)
 class Prints:
     """Fingerprints: ``high`` is the first 64 bits of the identity, ``low`` its next 32 and the 32 of the content."""
@@ -126,40 +129,31 @@ class Fingerprinter:
     def _words(self, array: pa.Array) -> Words:
         coded = array.dictionary_encode()
         if len(coded.dictionary) * 4 < len(array):
-            words = _word(cmac_strings(self._content, *_text(coded.dictionary), b"\3"))
-            return words[coded.indices.fill_null(0).to_numpy(zero_copy_only=False)]
+            distinct = _word(cmac_strings(self._content, *_text(coded.dictionary), b"\3"))
+            words: Words = distinct[coded.indices.fill_null(0).to_numpy(zero_copy_only=False)]
+            return words
         return _word(cmac_strings(self._content, *_text(array.fill_null("")), b"\3"))
 
 
-def first_in_file(prints: Prints, seen: Prints) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
-    """Compare records with each other and with ``seen``.
+def among(prints: Prints) -> tuple[Mask, Mask]:
+    """Compare records with each other: return masks over ``prints``, which repeat and which contradict an earlier one.
 
-    Args:
-        prints: fingerprints in file order.
-        seen: fingerprints already known, sorted.
-
-    Returns:
-        Two masks over ``prints``: duplicate, and conflict. Of several with one identity the first in file order stands.
+    Of several with one identity the first stands.
     """
-    duplicate, conflict = against(prints, seen)
-    order = np.lexsort((np.arange(len(prints)), prints.low >> np.uint64(32), prints.high))
+    order = np.lexsort((prints.low >> np.uint64(32), prints.high))  # stable: equal identities stay in file order
     high, low = prints.high[order], prints.low[order]
     same = np.zeros(len(prints), np.bool_)
     same[1:] = (high[1:] == high[:-1]) & (low[1:] >> np.uint64(32) == low[:-1] >> np.uint64(32))
+    duplicate = np.zeros(len(prints), np.bool_)
+    conflict = np.zeros(len(prints), np.bool_)
     if same.any():
-        starts = np.maximum.accumulate(np.where(same, 0, np.arange(len(prints))))
-        equal = low == low[starts]
-        repeated = np.zeros(len(prints), np.bool_)
-        repeated[order] = same
-        alike = np.zeros(len(prints), np.bool_)
-        alike[order] = equal
-        fresh = ~(duplicate | conflict)
-        duplicate |= fresh & repeated & alike
-        conflict |= fresh & repeated & ~alike
+        first = np.maximum.accumulate(np.where(same, 0, np.arange(len(prints))))
+        duplicate[order] = same & (low == low[first])
+        conflict[order] = same & (low != low[first])
     return duplicate, conflict
 
 
-def against(prints: Prints, seen: Prints) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
+def against(prints: Prints, seen: Prints) -> tuple[Mask, Mask]:
     """Return masks over ``prints``: which are duplicates of, and which conflict with, one of ``seen`` (sorted)."""
     duplicate = np.zeros(len(prints), np.bool_)
     conflict = np.zeros(len(prints), np.bool_)

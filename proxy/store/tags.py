@@ -69,7 +69,8 @@ class Tagger:
 
 def _leading(macs: npt.NDArray[np.uint8]) -> Words:
     words = np.ascontiguousarray(macs[:, :8]).view(">u8").reshape(-1).astype(np.uint64)
-    return words >> np.uint64(64 - TAG_BITS)
+    out: Words = words >> np.uint64(64 - TAG_BITS)
+    return out
 
 
 def entries(tagger: Tagger, table: pa.Table, chunk_of_row: npt.NDArray[np.int64]) -> Words:
@@ -119,7 +120,8 @@ def _text_entries(tagger: Tagger, domain: TagDomain, column: pa.ChunkedArray, re
         array, refs = array.drop_null(), refs[valid]
     coded = array.dictionary_encode()  # trunks and accounts recur: tag each distinct value once
     tags = tagger.texts(domain, coded.dictionary)
-    return tags[coded.indices.to_numpy(zero_copy_only=False)] << np.uint64(REF_BITS) | refs
+    out: Words = tags[coded.indices.to_numpy(zero_copy_only=False)] << np.uint64(REF_BITS) | refs
+    return out
 
 
 def bucket_bits(count: int) -> int:

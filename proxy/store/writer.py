@@ -202,4 +202,3 @@ async def objects(conn: asyncpg.Connection, run: Run, group: int = 32) -> AsyncI
     for at in range(0, len(ids), group):
         rows = await conn.fetch(SELECT_BATCHES, run.month, run.run_id, ids[at : at + group])
         yield [sealed_from(r) for r in rows]
-
