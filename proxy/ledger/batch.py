@@ -19,7 +19,7 @@ from keys.provider import Period
 from keys.sealing import seal
 from proxy.ledger import encoding
 from proxy.ledger.encoding import Encoded
-from proxy.ledger.model import PARTS, Appended
+from proxy.ledger.model import PARTS, Appended, Tag, new_id, timestamp
 
 TAG_CLASS = "log_tags"
 
@@ -27,6 +27,15 @@ TAG_CLASS = "log_tags"
 def part_class(part: str) -> str:
     """Return the key class of a part's openings."""
     return "log_" + part
+
+
+@dataclass(frozen=True, slots=True)
+class OneMonth:
+    """The data keys of one month: of each part's openings and of the tags."""
+
+    parts: Mapping[str, DataKey]
+    tags: DataKey
+    tag_cache: dict[Tag, bytes]
 
 
 class MonthKeys:
@@ -39,55 +48,54 @@ class MonthKeys:
     def __init__(self, pool: asyncpg.Pool, keys: DataKeys) -> None:
         self._pool = pool
         self._keys = keys
-        self._months: dict[int, Mapping[str, DataKey]] = {}
+        self._months: dict[int, OneMonth] = {}
 
-    async def get(self, month: int) -> Mapping[str, DataKey]:
-        """Return the month's keys by class.
+    async def get(self, month: int) -> OneMonth:
+        """Return the month's keys.
 
         Raises:
             KeysError: if the provider does not give them.
         """
         if (found := self._months.get(month)) is not None:
             return found
-        periods = [Period(name, month) for name in (*map(part_class, PARTS), TAG_CLASS)]
         async with self._pool.acquire() as conn:
-            made = await self._keys.ensure(conn, periods)
-        found = {period.key_class: key for period, key in made.items()}
+            made = await self._keys.ensure(conn, _periods(month))
+        parts = {part: made[Period(part_class(part), month)] for part in PARTS}
+        found = OneMonth(parts, made[Period(TAG_CLASS, month)], {})
         self._months[month] = found
         return found
 
-
     def forget(self) -> None:
         """Drop the keys from memory: a database that was away may have come back from a backup without them."""
-        for month, keys in self._months.items():
-            self._keys.forget(Period(name, month) for name in keys)
+        for month in self._months:
+            self._keys.forget(_periods(month))
         self._months.clear()
+
+
+def _periods(month: int) -> list[Period]:
+    return [Period(name, month) for name in (*map(part_class, PARTS), TAG_CLASS)]
 
 
 @dataclass(frozen=True, slots=True)
 class Batch:
     """Sealed entries of one month, ready to be given their place."""
 
+    batch_id: UUID
     month: int
     entries: tuple[Encoded, ...]
     sealed: tuple[bytes, ...]
     tags: tuple[bytes, ...]
 
-    @property
-    def batch_id(self) -> UUID:
-        """The id of the batch's first entry."""
-        return self.entries[0].entry_id
 
-
-def prepare(entries: Sequence[Encoded], month: int, keys: Mapping[str, DataKey]) -> Batch:
+def prepare(entries: Sequence[Encoded], month: int, keys: OneMonth) -> Batch:
     """Seal the openings of ``entries``, and make their tags, under the month's keys."""
-    batch_id = entries[0].entry_id
+    batch_id = new_id()
     sealed = tuple(
-        seal(keys[part_class(part)], [e.openings[i] for e in entries], encoding.sealing_aad(part, month, batch_id))
+        seal(keys.parts[part], [e.openings[i] for e in entries], encoding.sealing_aad(part, month, batch_id))
         for i, part in enumerate(PARTS)
     )
-    secret = keys[TAG_CLASS].secret
-    return Batch(month, tuple(entries), sealed, tuple(encoding.tag_column(secret, e.tags) for e in entries))
+    tags = tuple(encoding.tag_column(keys.tags.secret, e.tags, keys.tag_cache) for e in entries)
+    return Batch(batch_id, month, tuple(entries), sealed, tags)
 
 
 def place(batch: Batch, first: int, at: datetime) -> tuple[list[Appended], tuple[Any, ...]]:
@@ -96,7 +104,8 @@ def place(batch: Batch, first: int, at: datetime) -> tuple[list[Appended], tuple
     Returns:
         Where each entry will stand, and the arguments of ``sql.INSERT``.
     """
-    headers = [encoding.header(e, at, tags) for e, tags in zip(batch.entries, batch.tags, strict=True)]
+    text = timestamp(at)
+    headers = [encoding.header(e, text, tags) for e, tags in zip(batch.entries, batch.tags, strict=True)]
     leaves = [encoding.leaf_hash(h) for h in headers]
     placed = [
         Appended(first + n, e.entry_id, at, leaf) for n, (e, leaf) in enumerate(zip(batch.entries, leaves, strict=True))

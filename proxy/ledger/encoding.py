@@ -9,6 +9,7 @@ A salt of 128 bits stands in each opening and in the header, so that no commitme
 
 from __future__ import annotations
 
+import binascii
 import hashlib
 import json
 import os
@@ -21,8 +22,8 @@ from uuid import UUID
 from cryptography.hazmat.primitives.ciphers.algorithms import AES
 from cryptography.hazmat.primitives.cmac import CMAC
 
-from keys.encoding import EncodingError, b64url_decode, b64url_encode
-from proxy.ledger.model import PART_MAX, PARTS, TAGS_MAX, Entry, EntryError, Kind, LedgerBroken, Tag, timestamp
+from keys.encoding import EncodingError, b64url_decode
+from proxy.ledger.model import PART_MAX, PARTS, TAGS_MAX, Entry, EntryError, Kind, LedgerBroken, Tag
 
 VERSION = 1
 SALT_BYTES = 16
@@ -32,6 +33,11 @@ TAG_BYTES = 9
 _SAFE = (1 << 53) - 1
 _DEPTH_MAX = 32
 _AAD = b"tollgate log 1\x00"
+_SORTED = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), check_circular=False, sort_keys=True)
+_AS_GIVEN = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), check_circular=False)
+_KEPT = frozenset({"client", "jkt", "address", "token", "staff"})
+_KEPT_MAX = 4096
+_URL_SAFE = bytes.maketrans(b"+/", b"-_")
 
 
 def canonical(value: Any) -> str:
@@ -43,12 +49,39 @@ def canonical(value: Any) -> str:
     Raises:
         EntryError: on a float, an unknown type, a key that is no string, a lone surrogate or deep nesting.
     """
-    text = json.dumps(_plain(value, 0), ensure_ascii=False, separators=(",", ":"), check_circular=False)
+    # Most values are plain already; only their check, not a copy, is paid for.
+    text = _SORTED.encode(value) if _is_plain(value, 0) else _AS_GIVEN.encode(_plain(value, 0))
     try:
         text.encode()
     except UnicodeEncodeError:
         raise EntryError("text with a lone surrogate cannot be written") from None
     return text
+
+
+def _is_plain(value: Any, depth: int) -> bool:
+    """Tell whether json writes ``value`` as RFC 8785 does: exact types, small integers, ASCII keys."""
+    kind = type(value)
+    if kind is dict:
+        if not all(type(key) is str and key.isascii() for key in value):
+            return False
+        items = value.values()
+    elif kind is list or kind is tuple:
+        items = value
+    else:
+        return _is_leaf(kind, value)
+    if depth >= _DEPTH_MAX:
+        return False
+    for item in items:
+        kind = type(item)
+        if kind is not str and not _is_leaf(kind, item) and not _is_plain(item, depth + 1):
+            return False
+    return True
+
+
+def _is_leaf(kind: type, value: Any) -> bool:
+    if kind is int:
+        return bool(-_SAFE <= value <= _SAFE)
+    return kind is str or kind is bool or value is None
 
 
 def _plain(value: Any, depth: int) -> Any:
@@ -85,11 +118,8 @@ class Encoded:
     openings: tuple[bytes, bytes, bytes]
     commits: tuple[str, str, str]
     tags: tuple[Tag, ...]
-
-    @property
-    def size(self) -> int:
-        """Bytes of the openings."""
-        return sum(map(len, self.openings))
+    size: int
+    """Bytes of the openings."""
 
 
 def encode(entry: Entry, salts: bytes | None = None) -> Encoded:
@@ -116,8 +146,9 @@ def encode(entry: Entry, salts: bytes | None = None) -> Encoded:
         opening("outcome", entry.outcome, cut[2]),
     )
     commits = (commitment(openings[0]), commitment(openings[1]), commitment(openings[2]))
-    tags = tuple(sorted(set(entry.tags), key=lambda tag: (tag.code, tag.value)))
-    return Encoded(entry.entry_id, entry.kind, entry.access_id, b64url_encode(cut[3]), openings, commits, tags)
+    size = len(openings[0]) + len(openings[1]) + len(openings[2])
+    salt = _b64(cut[3]).decode()
+    return Encoded(entry.entry_id, entry.kind, entry.access_id, salt, openings, commits, entry.tags, size)
 
 
 def opening(part: str, value: Mapping[str, Any], salt: bytes) -> bytes:
@@ -128,7 +159,7 @@ def opening(part: str, value: Mapping[str, Any], salt: bytes) -> bytes:
     """
     if not isinstance(value, Mapping):
         raise EntryError(f"{part} must be an object")
-    text = f'{{"part":"{part}","salt":"{b64url_encode(salt)}","v":{VERSION},"value":{canonical(value)}}}'.encode()
+    text = f'{{"part":"{part}","salt":"{_b64(salt).decode()}","v":{VERSION},"value":{canonical(value)}}}'.encode()
     if len(text) > PART_MAX:
         raise EntryError(f"{part} takes {len(text)} bytes; at most {PART_MAX}")
     return text
@@ -136,22 +167,27 @@ def opening(part: str, value: Mapping[str, Any], salt: bytes) -> bytes:
 
 def commitment(data: bytes) -> str:
     """Return base64url of SHA-256."""
-    return b64url_encode(hashlib.sha256(data).digest())
+    return _b64(hashlib.sha256(data).digest()).decode()
 
 
-def header(encoded: Encoded, at: datetime, tags: bytes) -> bytes:
+def _b64(data: bytes) -> bytes:
+    # keys.encoding writes the same; this is the hot path of every append.
+    return binascii.b2a_base64(data, newline=False).rstrip(b"=").translate(_URL_SAFE)
+
+
+def header(encoded: Encoded, at: str, tags: bytes) -> bytes:
     """Return the header: canonical JSON, keys in order, every value plain ASCII.
 
     Args:
         encoded: the entry.
-        at: its time, aware.
+        at: its time (``model.timestamp``).
         tags: its stored tags (``tag_column``); committed to where there are any.
     """
     actor, request, outcome = encoded.commits
     access = "" if encoded.access_id is None else f'"access":"{encoded.access_id}",'
     tagged = f'"tags":"{commitment(tags)}",' if tags else ""
     return (
-        f'{{{access}"at":"{timestamp(at)}","id":"{encoded.entry_id}","kind":"{encoded.kind.value}",'
+        f'{{{access}"at":"{at}","id":"{encoded.entry_id}","kind":"{encoded.kind.value}",'
         f'"parts":{{"actor":"{actor}","outcome":"{outcome}","request":"{request}"}},'
         f'"salt":"{encoded.salt}",{tagged}"v":{VERSION}}}'
     ).encode()
@@ -174,9 +210,22 @@ def tag_value(secret: bytes, tag: Tag) -> bytes:
     return mac.finalize()[:8]
 
 
-def tag_column(secret: bytes, tags: Sequence[Tag]) -> bytes:
-    """Return an entry's tags as stored: domain byte ‖ 8 bytes each, sorted, none twice."""
-    return b"".join(sorted({bytes((tag.code,)) + tag_value(secret, tag) for tag in tags}))
+def tag_column(secret: bytes, tags: Sequence[Tag], cache: dict[Tag, bytes] | None = None) -> bytes:
+    """Return an entry's tags as stored: domain byte ‖ 8 bytes each, sorted, none twice.
+
+    ``cache`` keeps the tags of this month's key for things that come again (clients, keys, addresses); never numbers.
+    """
+    found = set()
+    for tag in tags:
+        made = None if cache is None else cache.get(tag)
+        if made is None:
+            made = bytes((tag.code,)) + tag_value(secret, tag)
+            if cache is not None and tag.domain in _KEPT:
+                if len(cache) >= _KEPT_MAX:
+                    cache.clear()
+                cache[tag] = made
+        found.add(made)
+    return b"".join(sorted(found))
 
 
 def tag_keys(column: bytes) -> list[int]:
@@ -187,7 +236,7 @@ def tag_keys(column: bytes) -> list[int]:
 def sealing_aad(part: str, month: int, batch_id: UUID) -> bytes:
     """Return the associated data under which a batch of openings is sealed.
 
-    The batch is named by the id of its first entry; the sealing itself binds each chunk's place and their count.
+    The sealing itself binds each chunk's place and how many there are.
     """
     return _AAD + part.encode() + b"\x00" + month.to_bytes(4, "big") + batch_id.bytes
 

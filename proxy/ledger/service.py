@@ -246,13 +246,10 @@ def _many(entry: Entry) -> bool:
     count = 0
     for part in (entry.request, entry.outcome):
         for value in part.values():
-            count += (
-                len(value)
-                if isinstance(value, list | tuple | dict)
-                else len(value) // 100
-                if isinstance(value, str)
-                else 0
-            )
+            if isinstance(value, str):
+                count += len(value) >> 7
+            elif isinstance(value, list | tuple | dict):
+                count += len(value)
     return count > _THREAD_ITEMS
 
 

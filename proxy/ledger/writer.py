@@ -41,8 +41,8 @@ _TRANSIENT = (
 )
 """After these the same group may be tried again: COMMIT was not sent, or the look-up has settled it."""
 
-_INLINE_ENTRIES = 8
-_INLINE_BYTES = 32_768
+_INLINE_ENTRIES = 64
+_INLINE_BYTES = 65_536
 _GROUP_BYTES = 1 << 20
 
 

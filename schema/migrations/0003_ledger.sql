@@ -19,7 +19,7 @@ CREATE TABLE tollgate.log_entry (
     at timestamptz NOT NULL,
     kind text NOT NULL,
     access_id uuid,
-    batch_id uuid NOT NULL,      -- the openings' rows: first entry of the group it was written with
+    batch_id uuid NOT NULL,      -- where its sealed openings stand: three rows of log_opening
     batch_pos smallint NOT NULL, -- its chunk there
     header bytea NOT NULL,       -- canonical JSON, commits to the openings and the tags
     leaf_hash bytea NOT NULL CHECK (octet_length(leaf_hash) = 32),

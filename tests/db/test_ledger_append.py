@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
+from typing import Any
 from uuid import uuid4
 
 import asyncpg
 import pytest
 
-from proxy.ledger.model import Entry, Kind
+from keys.datakeys import DataKeys
+from keys.provider import Period
+from proxy.ledger import encoding
+from proxy.ledger.model import Entry, EntryError, Kind, LedgerBroken, LedgerError, LedgerUnavailable, Tag, number_tags
 from proxy.ledger.service import Ledger
+from schema.roles import Role
 from tests.conftest import Database
-from tests.support.ledger import intent, open_ledger, standing
+from tests.support.ledger import intent, open_ledger, open_provider, standing
 
 
 @pytest.fixture
@@ -40,9 +47,298 @@ async def test_an_entry_comes_back_as_it_was_written(ledger: Ledger, owner: asyn
     assert await standing(owner) == [entry.entry_id]
 
 
+async def test_the_stored_form_is_the_published_one(ledger: Ledger, owner: asyncpg.Connection) -> None:
+    placed = await ledger.append(intent())
+    row = await owner.fetchrow("SELECT * FROM tollgate.log_entry")
+    header = json.loads(row["header"])
+    assert encoding.canonical(header).encode() == row["header"]
+    assert header["id"] == str(row["entry_id"])
+    assert header["kind"] == "access.intent"
+    assert set(header["parts"]) == {"actor", "request", "outcome"}
+    assert row["leaf_hash"] == placed.leaf == encoding.leaf_hash(row["header"])
+    assert header["tags"] == encoding.commitment(row["tags"])
+
+
+async def test_nothing_that_was_said_stands_in_clear(ledger: Ledger, owner: asyncpg.Connection) -> None:
+    await ledger.append(
+        Entry(
+            Kind.ACCESS_DENIED,
+            actor={"client_id": "example-carrier-a"},
+            request={"number": "+12025550123"},
+            outcome={"reason": "no-agreement"},
+            tags=(*number_tags("+12025550123"), Tag("client", b"example-carrier-a")),
+        )
+    )
+    for table in ("log_entry", "log_opening", "log_tag"):
+        for row in await owner.fetch(f"SELECT t::text AS text, encode(convert_to(t::text, 'UTF8'), 'hex') FROM tollgate.{table} t"):
+            for secret in ("2025550123", "example-carrier-a", "no-agreement"):
+                assert secret not in row["text"]
+                assert secret.encode().hex() not in row["text"]
+
+
 async def test_two_gateways_make_one_contiguous_log(database: Database, owner: asyncpg.Connection) -> None:
     async with open_ledger(database.config) as one, open_ledger(database.config) as two:
         placed = await asyncio.gather(*(log.append(intent()) for _ in range(500) for log in (one, two)))
     assert sorted(p.index for p in placed) == list(range(1000))
     ids = await standing(owner)
     assert [p.entry_id for p in sorted(placed, key=lambda p: p.index)] == ids
+
+
+async def test_waiting_entries_share_a_transaction(ledger: Ledger, owner: asyncpg.Connection) -> None:
+    await asyncio.gather(*(ledger.append(intent()) for _ in range(100)))
+    assert await owner.fetchval("SELECT count(DISTINCT xmin::text) FROM tollgate.log_entry") < 10
+    assert len(await standing(owner)) == 100
+
+
+async def test_every_commit_is_synchronous_whatever_the_session_says(database: Database) -> None:
+    async with open_ledger(database.config) as ledger:
+        conn = await ledger._writer._connection()
+        await conn.execute("SET synchronous_commit = off")
+        seen: list[str] = []
+        commit = ledger._writer._commit
+
+        async def spy(conn: Any) -> None:
+            seen.append(await conn.fetchval("SHOW synchronous_commit"))
+            await commit(conn)
+
+        ledger._writer._commit = spy  # type: ignore[method-assign]
+        await ledger.append(intent())
+        assert seen == ["on"]
+
+
+async def test_the_same_entry_again_is_not_written_again(ledger: Ledger, owner: asyncpg.Connection) -> None:
+    entry, other = intent(), intent()
+    first = await ledger.append(entry)
+    again, new = await asyncio.gather(ledger.append(entry), ledger.append(other))
+    twice = await asyncio.gather(ledger.append(other), ledger.append(other))
+    assert again == first
+    assert twice == [new, new]
+    assert await standing(owner) == [entry.entry_id, other.entry_id]
+
+
+async def test_a_cancelled_waiter_leaves_its_entry_and_the_others(ledger: Ledger, owner: asyncpg.Connection) -> None:
+    entries = [intent() for _ in range(20)]
+    tasks = [asyncio.create_task(ledger.append(e)) for e in entries]
+    await asyncio.sleep(0)
+    for task in tasks[::2]:
+        task.cancel()
+    done = await asyncio.gather(*tasks, return_exceptions=True)
+    assert all(isinstance(d, asyncio.CancelledError) for d in done[::2])
+    assert sorted(d.index for d in done[1::2]) == sorted(
+        i for i, e in enumerate(await standing(owner)) if e in {x.entry_id for x in entries[1::2]}
+    )
+    await ledger.close()
+    assert set(await standing(owner)) == {e.entry_id for e in entries}
+
+
+async def test_a_long_queue_refuses_more(database: Database, owner: asyncpg.Connection) -> None:
+    async with open_ledger(database.config, queue_max=10, queue_bytes=130_000) as ledger:
+        done = await asyncio.gather(*(ledger.append(intent()) for _ in range(50)), return_exceptions=True)
+        refused = [d for d in done if isinstance(d, LedgerUnavailable)]
+        assert len(refused) == 40
+        assert not any(error.unknown for error in refused)
+        big = [intent(filler="x" * 60_000) for _ in range(3)]
+        done = await asyncio.gather(*(ledger.append(e) for e in big), return_exceptions=True)
+        assert [isinstance(d, LedgerUnavailable) for d in done] == [False, False, True]
+    assert len(await standing(owner)) == 12
+
+
+async def test_a_large_outcome_is_kept_and_a_larger_one_refused(ledger: Ledger, owner: asyncpg.Connection) -> None:
+    ranges = [[i * 100, i * 100 + 50] for i in range(50_000)]
+    placed = await ledger.append(Entry(Kind.ACCESS_OUTCOME, outcome={"records": ranges}))
+    assert (await ledger.read())[0].outcome == {"records": ranges}
+    with pytest.raises(EntryError, match="outcome takes"):
+        await ledger.append(Entry(Kind.ACCESS_OUTCOME, outcome={"records": ranges * 2}))
+    assert (await ledger.append(intent())).index == placed.index + 1
+    assert len(await standing(owner)) == 2
+
+
+async def test_closed_or_not_started_it_takes_nothing(database: Database) -> None:
+    async with open_ledger(database.config) as ledger:
+        await ledger.close()
+        with pytest.raises(LedgerUnavailable):
+            await ledger.append(intent())
+
+
+async def test_in_the_callers_transaction_it_comes_and_goes_with_it(
+    database: Database, ledger: Ledger, owner: asyncpg.Connection
+) -> None:
+    writer = await asyncpg.connect(database.config.role_url(Role.OPERATOR))
+    try:
+        transaction = writer.transaction()
+        await transaction.start()
+        await ledger.append_in(writer, [Entry(Kind.REGISTRY_CHANGE, request={"change": "undone"})])
+        await transaction.rollback()
+        async with writer.transaction():
+            await writer.execute("SET LOCAL synchronous_commit = off")
+            first = await ledger.append_in(writer, [Entry(Kind.REGISTRY_CHANGE, request={"n": n}) for n in range(600)])
+            second = await ledger.append_in(writer, [Entry(Kind.REGISTRY_CHANGE)])
+            assert await writer.fetchval("SHOW synchronous_commit") == "on"
+        with pytest.raises(LedgerError, match="transaction"):
+            await ledger.append_in(writer, [intent()])
+    finally:
+        await writer.close()
+    assert [p.index for p in first + second] == list(range(601))
+    assert (await ledger.append(intent())).index == 601
+    assert [e.request for e in await ledger.read(limit=600)] == [{"n": n} for n in range(600)]
+    assert len(await standing(owner)) == 602
+
+
+async def test_others_wait_while_a_callers_transaction_holds_the_head(
+    database: Database, ledger: Ledger, owner: asyncpg.Connection
+) -> None:
+    writer = await asyncpg.connect(database.config.role_url(Role.INGEST))
+    try:
+        async with writer.transaction():
+            (mine,) = await ledger.append_in(writer, [Entry(Kind.STORE_INGEST)])
+            other = asyncio.create_task(ledger.append(intent()))
+            done, _ = await asyncio.wait([other], timeout=0.2)
+            assert not done
+        assert ((await other).index, mine.index) == (1, 0)
+    finally:
+        await writer.close()
+    assert len(await standing(owner)) == 2
+
+
+async def test_time_never_runs_backwards(ledger: Ledger, owner: asyncpg.Connection) -> None:
+    ahead = datetime.now(UTC) + timedelta(days=40)
+    await owner.execute("UPDATE tollgate.log_head SET at = $1", ahead)  # as if the clock had been ahead, and went back
+    one = await ledger.append(intent())
+    two = await ledger.append(intent())
+    assert one.at == two.at == ahead
+    assert [e.at for e in await ledger.read()] == [ahead, ahead]
+
+
+async def test_a_new_month_gets_its_own_keys(ledger: Ledger, owner: asyncpg.Connection) -> None:
+    await ledger.append(intent())
+    ahead = datetime(2099, 12, 31, 23, 59, 59, 999999, UTC)
+    await owner.execute("UPDATE tollgate.log_head SET at = $1", ahead)
+    await ledger.append(intent())
+    await owner.execute("UPDATE tollgate.log_head SET at = $1", ahead + timedelta(microseconds=1))
+    await ledger.append(intent())
+    now, december, january = await ledger.read()
+    assert (december.at.month, january.at.month) == (12, 1)
+    assert now.request == december.request == january.request
+    months = await owner.fetch("SELECT DISTINCT month FROM tollgate.log_opening ORDER BY month DESC LIMIT 2")
+    assert [m["month"] for m in months] == [210001, 209912]
+
+
+async def test_an_access_is_its_own_clients_alone(ledger: Ledger) -> None:
+    mine, denied = uuid4(), uuid4()
+    await ledger.append(intent("example-carrier-a", mine))
+    assert (await ledger.access(mine, "example-carrier-a") or {})["outcome"] is None
+    for kind, rows in ((Kind.ACCESS_PROGRESS, 10), (Kind.ACCESS_OUTCOME, 20)):
+        await ledger.append(Entry(kind, {"client_id": "example-carrier-a"}, {}, {"rows": rows}, access_id=mine))
+    await ledger.append(Entry(Kind.ACCESS_DENIED, {"client_id": "example-carrier-b"}, {"reason": "x"}, access_id=denied))
+    found = await ledger.access(mine, "example-carrier-a")
+    assert found is not None
+    assert found["intent"]["request"]["purpose"] == "billing"
+    assert [p["outcome"] for p in found["progress"]] == [{"rows": 10}]
+    assert found["outcome"]["outcome"] == {"rows": 20}
+    assert found["denied"] is None
+    assert await ledger.access(mine, "example-carrier-b") is None
+    assert await ledger.access(uuid4(), "example-carrier-a") is None
+    assert (await ledger.access(denied, "example-carrier-b") or {})["denied"]["request"] == {"reason": "x"}
+
+
+async def test_an_access_of_two_parties_is_shown_to_neither(ledger: Ledger) -> None:
+    access = uuid4()
+    await ledger.append(intent("example-carrier-a", access))
+    await ledger.append(intent("example-carrier-b", access))
+    assert await ledger.access(access, "example-carrier-a") is None
+
+
+async def test_entries_are_found_by_tag_and_month(ledger: Ledger, owner: asyncpg.Connection) -> None:
+    number = "+12025550123"
+    for n in range(6):
+        tags = number_tags(number if n % 2 else "+12025550124")
+        await ledger.append(Entry(Kind.ACCESS_INTENT, request={"n": n}, tags=tags))
+        if n == 3:
+            await owner.execute("UPDATE tollgate.log_head SET at = '2099-05-05T00:00:00Z'")
+    early, late = datetime(2020, 1, 1, tzinfo=UTC), datetime(2100, 1, 1, tzinfo=UTC)
+    found = await ledger.find(number_tags(number)[0], first=early, last=late)
+    assert [e.request for e in found] == [{"n": 1}, {"n": 3}, {"n": 5}]
+    assert [e.index for e in await ledger.find(number_tags(number)[0], first=early, last=late, after=1, limit=1)] == [3]
+    block = await ledger.find(Tag("thousands_block", b"+12025550"), first=early, last=late)
+    assert len(block) == 6
+    later = await ledger.find(number_tags(number)[0], first=datetime(2099, 1, 1, tzinfo=UTC), last=late)
+    assert [e.index for e in later] == [5]
+    assert await ledger.find(Tag("exchange", number.encode()), first=early, last=late) == []
+
+
+async def test_reading_by_kind_and_from_the_end(ledger: Ledger) -> None:
+    for kind in (Kind.LOG_READ, Kind.SUMMARY, Kind.LOG_READ, Kind.SUMMARY):
+        await ledger.append(Entry(kind))
+    assert [e.index for e in await ledger.read(after=0, limit=2)] == [1, 2]
+    assert [e.index for e in await ledger.read(kinds=[Kind.SUMMARY])] == [1, 3]
+    assert [e.index for e in await ledger.read_last(limit=2)] == [2, 3]
+    assert [e.index for e in await ledger.read_last(limit=9, kinds=[Kind.LOG_READ])] == [0, 2]
+    assert await ledger.size() == 4
+    with pytest.raises(ValueError, match="limit"):
+        await ledger.read(limit=10**9)
+
+
+async def test_an_erased_part_leaves_the_rest_and_the_proof(
+    database: Database, ledger: Ledger, owner: asyncpg.Connection
+) -> None:
+    await asyncio.gather(*(ledger.append(intent()) for _ in range(5)))
+    before = await owner.fetch("SELECT idx, header, leaf_hash FROM tollgate.log_entry ORDER BY idx")
+    await owner.execute("DELETE FROM tollgate.log_opening WHERE part = 'actor'")
+    month = await owner.fetchval("SELECT max(month) FROM tollgate.log_opening")
+    provider = open_provider(database.config)
+    await provider.destroy(Period("log_request", month))
+    async with open_ledger(database.config) as fresh:
+        entries = await fresh.read()
+    assert [(e.actor, e.request, e.outcome) for e in entries] == [(None, None, {})] * 5
+    assert await owner.fetch("SELECT idx, header, leaf_hash FROM tollgate.log_entry ORDER BY idx") == before
+
+
+async def test_every_month_stays_readable_by_another_process(database: Database, ledger: Ledger) -> None:
+    await ledger.append(intent(note="kept"))
+    async with open_ledger(database.config) as fresh:
+        assert (await fresh.read())[0].request["note"] == "kept"  # type: ignore[index]
+
+
+EDITS = {
+    "leaf": "UPDATE tollgate.log_entry SET leaf_hash = set_byte(leaf_hash, 5, get_byte(leaf_hash, 5) # 1) WHERE idx = 1",
+    "header": "UPDATE tollgate.log_entry SET header = set_byte(header, 90, get_byte(header, 90) # 1) WHERE idx = 1",
+    "kind": "UPDATE tollgate.log_entry SET kind = 'log.read' WHERE idx = 1",
+    "time": "UPDATE tollgate.log_entry SET at = at + interval '1 us' WHERE idx = 1",
+    "access": "UPDATE tollgate.log_entry SET access_id = gen_random_uuid() WHERE idx = 1",
+    "tags dropped": "UPDATE tollgate.log_entry SET tags = '' WHERE idx = 1",
+    "opening": "UPDATE tollgate.log_opening o SET sealed = set_byte(sealed, 60, get_byte(sealed, 60) # 1) FROM"
+    " tollgate.log_entry e WHERE e.idx = 1 AND o.batch_id = e.batch_id AND o.part = 'request'",
+    "openings swapped": "UPDATE tollgate.log_opening o SET sealed = s.sealed FROM tollgate.log_entry e, tollgate.log_entry f,"
+    " tollgate.log_opening s WHERE e.idx = 1 AND f.idx = 0 AND o.batch_id = e.batch_id AND s.batch_id = f.batch_id"
+    " AND o.part = 'actor' AND s.part = 'actor'",
+    "parts swapped": "UPDATE tollgate.log_opening o SET sealed = s.sealed FROM tollgate.log_entry e, tollgate.log_opening s"
+    " WHERE e.idx = 1 AND o.batch_id = e.batch_id AND s.batch_id = e.batch_id AND o.part = 'actor' AND s.part = 'outcome'",
+}
+
+
+@pytest.mark.parametrize("edit", EDITS)
+async def test_an_edited_entry_is_not_shown(ledger: Ledger, owner: asyncpg.Connection, edit: str) -> None:
+    for n in range(3):
+        await ledger.append(intent(n=n))
+    assert await owner.execute(EDITS[edit]) == "UPDATE 1"
+    with pytest.raises(LedgerBroken) as caught:
+        await ledger.read()
+    assert caught.value.index == 1
+    assert len(await ledger.read(limit=1)) == 1
+
+
+async def test_a_key_made_for_a_month_is_durable_before_it_seals(database: Database, owner: asyncpg.Connection) -> None:
+    """The caller's rollback must not take the month's keys along."""
+    async with open_ledger(database.config) as ledger:
+        writer = await asyncpg.connect(database.config.role_url(Role.INGEST))
+        transaction = writer.transaction()
+        await transaction.start()
+        await ledger.append_in(writer, [Entry(Kind.STORE_ROLL)])
+        await transaction.rollback()
+        await writer.close()
+        await ledger.append(intent(note="after"))
+    conn = await asyncpg.connect(database.config.role_url(Role.LOG))
+    month = await owner.fetchval("SELECT month FROM tollgate.log_opening LIMIT 1")
+    keys = DataKeys(open_provider(database.config))
+    assert len(await keys.load(conn, [Period("log_actor", month), Period("log_tags", month)])) == 2
+    await conn.close()
