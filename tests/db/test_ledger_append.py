@@ -70,7 +70,9 @@ async def test_nothing_that_was_said_stands_in_clear(ledger: Ledger, owner: asyn
         )
     )
     for table in ("log_entry", "log_opening", "log_tag"):
-        for row in await owner.fetch(f"SELECT t::text AS text, encode(convert_to(t::text, 'UTF8'), 'hex') FROM tollgate.{table} t"):
+        for row in await owner.fetch(
+            f"SELECT t::text AS text, encode(convert_to(t::text, 'UTF8'), 'hex') FROM tollgate.{table} t"
+        ):
             for secret in ("2025550123", "example-carrier-a", "no-agreement"):
                 assert secret not in row["text"]
                 assert secret.encode().hex() not in row["text"]
@@ -229,7 +231,9 @@ async def test_an_access_is_its_own_clients_alone(ledger: Ledger) -> None:
     assert (await ledger.access(mine, "example-carrier-a") or {})["outcome"] is None
     for kind, rows in ((Kind.ACCESS_PROGRESS, 10), (Kind.ACCESS_OUTCOME, 20)):
         await ledger.append(Entry(kind, {"client_id": "example-carrier-a"}, {}, {"rows": rows}, access_id=mine))
-    await ledger.append(Entry(Kind.ACCESS_DENIED, {"client_id": "example-carrier-b"}, {"reason": "x"}, access_id=denied))
+    await ledger.append(
+        Entry(Kind.ACCESS_DENIED, {"client_id": "example-carrier-b"}, {"reason": "x"}, access_id=denied)
+    )
     found = await ledger.access(mine, "example-carrier-a")
     assert found is not None
     assert found["intent"]["request"]["purpose"] == "billing"

@@ -75,6 +75,8 @@ class Fault:
 
     at: int
     persisted: bool
+    then_down: bool = False
+    """Afterwards every connection is cut and none is taken until ``Link.down`` is set to False."""
     fired: bool = False
 
 
@@ -83,7 +85,7 @@ class Link:
     """A proxy between the gateway and PostgreSQL. Faults are taken one after the other, each by a new connection.
 
     A message is one write of the client (asyncpg writes each request at once). ``persisted`` lets the message through,
-    waits for the server's whole answer and then cuts both sides without passing it on.
+    waits for the server's answer and then cuts both sides without passing it on.
     """
 
     target: str
@@ -145,7 +147,7 @@ class Link:
         self._writers |= mine
         try:
             await self._pass(reader, writer, up_reader, up_writer)
-        except (ConnectionError, asyncio.IncompleteReadError):
+        except (ConnectionError, asyncio.CancelledError):
             pass
         finally:
             for each in mine:
@@ -160,16 +162,14 @@ class Link:
         up_writer: asyncio.StreamWriter,
     ) -> None:
         silent = asyncio.Event()
-        idle = asyncio.Event()
+        answered = asyncio.Event()
 
         async def answers() -> None:
             while data := await up_reader.read(65536):
                 if not silent.is_set():
                     writer.write(data)
-                # ReadyForQuery ends the server's answer: 'Z', length 5, one state byte.
-                if data[-6:-1] == b"Z\x00\x00\x00\x05":
-                    idle.set()
-            idle.set()
+                answered.set()
+            answered.set()
             writer.transport.abort()
 
         back = asyncio.create_task(answers())
@@ -183,9 +183,12 @@ class Link:
                         fault.fired = True
                         if fault.persisted:
                             silent.set()
-                            idle.clear()
+                            answered.clear()
                             up_writer.write(data)
-                            await idle.wait()
+                            await answered.wait()
+                        if fault.then_down:
+                            self.down = True
+                            await self.cut()
                         return
                 up_writer.write(data)
         finally:
