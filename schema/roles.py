@@ -12,6 +12,10 @@ from enum import StrEnum
 import asyncpg
 
 
+class RoleError(Exception):
+    """A role may do what it must not; the message says which and what to do."""
+
+
 class Role(StrEnum):
     """Who connects."""
 
@@ -38,6 +42,10 @@ async def create_roles(conn: asyncpg.Connection, passwords: dict[str, str]) -> N
     """Create the login roles that are missing and set every role's password.
 
     Roles belong to the whole server: a database beside this one with the same roles shares their passwords.
+    Needs CREATEROLE, no superuser.
+
+    Raises:
+        RoleError: if one of them is a superuser or may pass row-level security.
     """
     async with conn.transaction():
         await conn.execute("SELECT pg_advisory_xact_lock(hashtextextended('tollgate.roles', 0))")
@@ -49,6 +57,16 @@ async def create_roles(conn: asyncpg.Connection, passwords: dict[str, str]) -> N
             if role.value not in present:
                 await conn.execute(f"CREATE ROLE {role.value} LOGIN")
             quoted = await conn.fetchval("SELECT quote_literal($1)", passwords[role.value])
-            await conn.execute(f"ALTER ROLE {role.value} WITH LOGIN INHERIT NOBYPASSRLS PASSWORD {quoted}")
+            await conn.execute(f"ALTER ROLE {role.value} WITH LOGIN INHERIT PASSWORD {quoted}")
+        # Before PostgreSQL 16 only a superuser may even say NOBYPASSRLS, so it is looked at, not set.
+        loose = await conn.fetch(
+            "SELECT rolname FROM pg_roles WHERE rolname = ANY($1::text[]) AND (rolsuper OR rolbypassrls)",
+            [role.value for role in Role],
+        )
+        if loose:
+            name = loose[0]["rolname"]
+            raise RoleError(
+                f"role {name} may pass row-level security; as a superuser: ALTER ROLE {name} NOSUPERUSER NOBYPASSRLS"
+            )
         for member in (Role.LOG, Role.INGEST, Role.OPERATOR):
             await conn.execute(f"GRANT tollgate_log_writer TO {member.value}")

@@ -59,6 +59,8 @@ class CliError(Exception):
 # Errors of parts that a command may not have imported, by module and name: exit code and hint.
 _KNOWN: tuple[tuple[str, str, ExitCode, str], ...] = (
     ("proxy.ledger.model", "LedgerUnavailable", ExitCode.UNAVAILABLE, "nothing was disclosed or changed; try again"),
+    ("schema.roles", "RoleError", ExitCode.CONFIGURATION, ""),
+    ("proxy.registry.model", "RegistryError", ExitCode.REFUSED, ""),
     ("proxy.formats.source", "SourceError", ExitCode.BAD_INPUT, ""),
     ("proxy.formats.profile", "ProfileError", ExitCode.CONFIGURATION, ""),
     ("keys.errors", "KeyUnavailable", ExitCode.UNAVAILABLE, "see `tollgate keys verify`"),
