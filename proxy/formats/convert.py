@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from proxy.formats.frame import FILE_FIELDS, FRAME_SCHEMA, LINE_NUMBER, RAW_SUFFIX
+from proxy.formats.frame import FILE_FIELDS, FRAME_SCHEMA, LINE_NUMBER, RAW_SUFFIX, nulls
 from proxy.formats.layout import known_columns
 from proxy.formats.numbers import NumberRules, Numbers, first_number, read_numbers, routing_text
 from proxy.formats.profile import DISPOSITIONS, FieldSource, Profile
@@ -85,7 +85,7 @@ class _Work:
         return text if len(text) == self.table.height else text.new_from_index(0, self.table.height)
 
     def nothing(self, dtype: pl.DataType) -> pl.Series:
-        return pl.Series([None], dtype=dtype).new_from_index(0, self.table.height)
+        return nulls(self.table.height, dtype)
 
     def columns(self) -> dict[str, pl.Series]:
         fields = self.profile.fields
@@ -198,7 +198,10 @@ class _Work:
 
 
 def _identity(frame: pl.DataFrame, names: Sequence[str]) -> tuple[pl.Series, pl.Series]:
-    """Join fields so that no two different tuples give one text; also return where nothing tells calls apart."""
+    """Join fields so that no two different tuples give one text; also return where nothing tells calls apart.
+
+    A value has no line feed, being part of one line, and is null rather than empty: so a line feed between is enough.
+    """
     parts: list[pl.Expr] = []
     for name in names:
         value = pl.col(name)
@@ -207,16 +210,13 @@ def _identity(frame: pl.DataFrame, names: Sequence[str]) -> tuple[pl.Series, pl.
         value = value.cast(pl.String)
         if name + RAW_SUFFIX in FRAME_SCHEMA:
             value = pl.coalesce(pl.format("+{}", value), pl.col(name + RAW_SUFFIX))
-        # Length first, as in a netstring: "ab","c" and "a","bc" differ, and so do null and "".
-        parts.append(
-            pl.when(value.is_null()).then(pl.lit("-;")).otherwise(pl.format("{}:{};", value.str.len_bytes(), value))
-        )
+        parts.append(value.fill_null(""))
     telling = [n for n in names if n not in ("switch_id", "started_at")]
     nothing = pl.all_horizontal(
         pl.col(n).is_null() & (pl.col(n + RAW_SUFFIX).is_null() if n + RAW_SUFFIX in FRAME_SCHEMA else True)
         for n in telling
     )
-    done = frame.select(pl.concat_str(parts).alias("identity"), nothing.alias("missing"))
+    done = frame.select(pl.concat_str(parts, separator="\n").alias("identity"), nothing.alias("missing"))
     return done["identity"], done["missing"]
 
 

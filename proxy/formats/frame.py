@@ -46,6 +46,11 @@ FRAME_SCHEMA: dict[str, pl.DataType] = _schema()
 """Column name → type, in order. TIME: UTC microseconds; DECIMAL: integer units of 10^-8; NUMBER: see RAW_SUFFIX."""
 
 
+def nulls(size: int, dtype: pl.DataType) -> pl.Series:
+    """Return a series of ``size`` nulls."""
+    return pl.Series([None], dtype=dtype).new_from_index(0, size)
+
+
 def empty_frame() -> pl.DataFrame:
     """Return a frame without rows, of exactly :data:`FRAME_SCHEMA`."""
     return pl.DataFrame(schema=FRAME_SCHEMA)

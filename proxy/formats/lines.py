@@ -18,7 +18,7 @@ from proxy.formats.source import DamagedError, Source, damaged
 
 LINE_MAX: Final = 64 * 1024
 """Longest line, bytes without its end."""
-BLOCK: Final = 4 * 1024 * 1024
+BLOCK: Final = 8 * 1024 * 1024
 _LF, _CR = 10, 13
 
 Int64s = npt.NDArray[np.int64]
@@ -130,12 +130,9 @@ def _undecodable(block: Block) -> Bools:
     return bad
 
 
-def _count(marks: Bools, block: Block) -> Int64s:
-    """Number of marks in each line (line ends are never marked)."""
-    if len(block.starts) and block.starts[-1] >= len(marks):  # a last line without any byte
-        marks = np.append(marks, False)
-    out: Int64s = np.add.reduceat(marks, block.starts, dtype=np.int64)
-    return out
+def _count(at: npt.NDArray[np.intp], block: Block) -> Int64s:
+    """Number of marks, given by their ascending offsets, in each line."""
+    return np.diff(np.searchsorted(at, np.append(block.starts, len(block.data)))).astype(np.int64)
 
 
 def count_columns(block: Block, delimiter: str, quote: str) -> tuple[Int64s, Bools]:
@@ -147,12 +144,11 @@ def count_columns(block: Block, delimiter: str, quote: str) -> tuple[Int64s, Boo
     misquoted = np.zeros(len(block), np.bool_)
     if len(block) == 0:
         return np.zeros(0, np.int64), misquoted
-    is_delimiter = array == ord(delimiter)
+    delimiters = np.flatnonzero(array == ord(delimiter))
     mark = quote.encode()
     if not mark or mark not in block.data:
-        return _count(is_delimiter, block) + 1, misquoted
-    is_quote = array == mark[0]
-    at = np.flatnonzero(is_quote)
+        return _count(delimiters, block) + 1, misquoted
+    at = np.flatnonzero(array == mark[0])
     line = _lines_of(at, block.starts)
     before = np.searchsorted(at, block.starts)  # quotes in earlier lines
     opens = (np.arange(len(at)) - before[line]) % 2 == 0
@@ -162,11 +158,9 @@ def count_columns(block: Block, delimiter: str, quote: str) -> tuple[Int64s, Boo
     following = array[np.minimum(at + 1, len(array) - 1)]
     good_close = (at + 1 >= block.ends[line]) | (following == ord(delimiter)) | (following == mark[0])
     misquoted[line[np.where(opens, ~good_open, ~good_close)]] = True
-    misquoted |= _count(is_quote, block) % 2 == 1
-    where = np.flatnonzero(is_delimiter)
-    inside = (np.searchsorted(at, where) - before[_lines_of(where, block.starts)]) % 2 == 1
-    is_delimiter[where[inside]] = False
-    return _count(is_delimiter, block) + 1, misquoted
+    misquoted |= _count(at, block) % 2 == 1
+    outside = (np.searchsorted(at, delimiters) - before[_lines_of(delimiters, block.starts)]) % 2 == 0
+    return _count(delimiters[outside], block) + 1, misquoted
 
 
 def screen(block: Block, columns: int, delimiter: str, quote: str, encoding: str) -> dict[int, str]:

@@ -19,11 +19,10 @@ from typing import Final
 import phonenumbers
 import polars as pl
 
+from proxy.formats.frame import nulls
 from proxy.formats.profile import Profile
 
 _NANP: Final = re.compile(r"1[2-9][0-9]{2}[2-9][0-9]{6}")
-_NANP_PLUS: Final = r"^\+1[2-9][0-9]{2}[2-9][0-9]{6}$"
-_NANP_ANY: Final = r"^(\+?1)?[2-9][0-9]{2}[2-9][0-9]{6}$"
 _NANP_BASE: Final = 10_000_000_000
 _E164_MAX: Final = 15  # digits, ITU-T E.164 s.6.2.1
 _SEPARATORS: Final = r"[().\-/ \t]"
@@ -107,10 +106,21 @@ def _by_library(text: str, region: str) -> int | None:
     return int(digits)
 
 
-def _nanp(text: pl.Expr, pattern: str) -> pl.Expr:
-    """UInt64 where the text is of the pattern (a North American number), else null."""
-    digits = pl.when(text.str.contains(pattern)).then(text.str.strip_prefix("+")).cast(pl.UInt64, strict=False)
-    return pl.when(digits < _NANP_BASE).then(digits + _NANP_BASE).otherwise(digits)
+def _nanp(text: pl.Expr, national: bool) -> pl.Expr:
+    """UInt64 where the text is ``+1NXXNXXXXXX`` (``national``: or without the ``+``, or the ``+1``), else null.
+
+    The shape is told from length, first character and value: a pattern match would take four times as long.
+    """
+    value = text.cast(pl.UInt64, strict=False)  # reads one leading plus, and nothing else that is no digit
+    size, plus = text.str.len_bytes(), text.str.starts_with("+")
+    shaped = plus & (size == 12)
+    if national:
+        shaped = shaped | (~plus & (size == 11))
+        ten = ~plus & (size == 10)
+        shaped = shaped | ten
+        value = pl.when(ten).then(value + _NANP_BASE).otherwise(value)
+    area, exchange = value.is_between(12_000_000_000, 19_999_999_999), (value // 10_000) % 1000 >= 200
+    return pl.when(shaped & area & exchange).then(value)
 
 
 def _international(digits: pl.Expr) -> pl.Expr:
@@ -143,7 +153,7 @@ def _decide(bodies: pl.Series, rules: NumberRules) -> pl.Series:
             .alias("body")
         )
     plus = body.str.starts_with("+") & ~body.str.starts_with("+1")
-    frame = frame.with_columns(_nanp(body, _NANP_ANY if rules.north_american else _NANP_PLUS).alias("e164"))
+    frame = frame.with_columns(_nanp(body, rules.north_american).alias("e164"))
     if frame.select(plus.any()).item():
         abroad = _international(pl.when(plus).then(body.str.slice(1)))
         frame = frame.with_columns(pl.coalesce(pl.col("e164"), abroad).alias("e164"))
@@ -202,11 +212,11 @@ def read_numbers(text: pl.Series, rules: NumberRules) -> Numbers:
     """
     frame = pl.DataFrame({"text": text})
     # A prefix could hide in what looks like a number, so then only + is certain.
-    pattern = _NANP_ANY if rules.north_american and not rules.prefixes else _NANP_PLUS
-    frame = frame.with_columns(_nanp(pl.col("text"), pattern).alias("e164"))
+    national = rules.north_american and not rules.prefixes
+    frame = frame.with_columns(_nanp(pl.col("text"), national).alias("e164"))
     rest = frame.filter(pl.col("e164").is_null() & pl.col("text").is_not_null())["text"]
     if not len(rest):
-        return Numbers(frame["e164"], pl.Series("raw", [None] * len(text), dtype=pl.String))
+        return Numbers(frame["e164"], nulls(len(text), pl.String()))
     known = _distinct(rest.unique(), rules)
     joined = frame.join(known, on="text", how="left", maintain_order="left")
     return Numbers(joined.select(pl.coalesce("e164", "e164_right").alias("e164"))["e164"], joined["raw"])

@@ -6,7 +6,7 @@ on this path works row by row; only lines that are wrong are looked at one at a 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -17,7 +17,7 @@ import polars as pl
 
 from proxy.formats.convert import Converter
 from proxy.formats.layout import Layout, resolve_layout
-from proxy.formats.lines import BLOCK, Block, read_blocks, screen
+from proxy.formats.lines import Block, read_blocks, screen
 from proxy.formats.profile import Profile
 from proxy.formats.source import open_source
 
@@ -55,12 +55,16 @@ class Parsed:
     """Data lines of this chunk: ``len(frame) + len(rejects)``."""
     bytes_done: int
     """Bytes of the file as it lies on the disk read so far (of a gzip file: compressed)."""
-    source: _Chunk = field(repr=False)
-    """The lines it was made of."""
+    blocks: tuple[Block, ...] = field(repr=False)
+    """The bytes it was made of."""
 
     def refuse(self, numbers: npt.NDArray[np.int64], reason: str) -> Rejects:
         """Return lines of this chunk, by their ascending numbers, as rejects: what only the store can find wrong."""
-        return _rejects(self.source, dict.fromkeys(numbers.tolist(), reason))
+        text: list[bytes] = []
+        for block in self.blocks:
+            low, high = np.searchsorted(numbers, [block.first, block.first + len(block)])
+            text.extend(block.text(n - block.first) for n in numbers[low:high].tolist())
+        return Rejects(numbers, [reason] * len(numbers), text)
 
 
 @dataclass(slots=True)
@@ -72,22 +76,8 @@ class _Part:
     stop: int
 
 
-class _Chunk:
-    """Lines gathered until they are enough."""
-
-    def __init__(self) -> None:
-        self.parts: list[_Part] = []
-        self.lines = 0
-        self.bytes = 0
-
-    def add(self, block: Block, start: int, stop: int) -> None:
-        self.parts.append(_Part(block, start, stop))
-        self.lines += stop - start
-        self.bytes += int(block.ends[stop - 1] - block.starts[start]) + 1
-
-
-class _ChunkReader:
-    """Turns the lines of a chunk into a Parsed, for one file."""
+class _Reader:
+    """Turns lines into frames, for one file."""
 
     def __init__(self, profile: Profile, layout: Layout) -> None:
         self.profile = profile
@@ -95,27 +85,21 @@ class _ChunkReader:
         self.converter = Converter(profile, layout.names)
         self.wanted = [i for i, name in enumerate(layout.names) if name in self.converter.columns]
 
-    def read(self, chunk: _Chunk) -> Parsed:
-        reasons: dict[int, str] = {}
-        pieces: list[bytes] = []
-        numbers: list[npt.NDArray[np.int64]] = []
-        for part in chunk.parts:
-            block = part.block
-            lines = np.arange(block.first + part.start, block.first + part.stop)
-            bad = self._screen(part)
-            reasons.update((int(lines[i]), code) for i, code in bad.items())
-            keep = np.ones(part.stop - part.start, np.bool_)
-            keep[list(bad)] = False
-            pieces.append(_kept(part, keep))
-            numbers.append(lines[keep])
-        good = np.concatenate(numbers)
-        table, unread = self._table(pieces, good)
-        reasons.update(dict.fromkeys(unread.tolist(), CSV_REASON))
-        good = good[~np.isin(good, unread)] if len(unread) else good
+    def read(self, part: _Part) -> Parsed:
+        block = part.block
+        lines = np.arange(block.first + part.start, block.first + part.stop)
+        bad = self._screen(part)
+        reasons = {int(lines[i]): code for i, code in bad.items()}
+        keep = np.ones(len(lines), np.bool_)
+        keep[list(bad)] = False
+        good = lines[keep]
+        table, unread = self._table(_kept(part, keep), good)
+        if len(unread):
+            reasons.update(dict.fromkeys(unread.tolist(), CSV_REASON))
+            good = good[~np.isin(good, unread)]
         frame, identity, codes = self.converter.convert(table, good)
         reasons.update(codes)
-        position = chunk.parts[-1].block.position
-        return Parsed(frame, identity, _rejects(chunk, reasons), chunk.lines, position, chunk)
+        return Parsed(frame, identity, _rejects(block, reasons), len(lines), block.position, (block,))
 
     def _screen(self, part: _Part) -> dict[int, str]:
         """Reasons by index within the part."""
@@ -127,11 +111,8 @@ class _ChunkReader:
         window = Block(data, starts - first, ends - first, 0, 0, block.long_total)
         return screen(window, len(self.layout.names), profile.delimiter, profile.quote, profile.encoding)
 
-    def _table(
-        self, pieces: Sequence[bytes], numbers: npt.NDArray[np.int64]
-    ) -> tuple[pl.DataFrame, npt.NDArray[np.int64]]:
+    def _table(self, data: bytes, numbers: npt.NDArray[np.int64]) -> tuple[pl.DataFrame, npt.NDArray[np.int64]]:
         """Return the wanted columns as text, and the numbers of lines that could not be read."""
-        data = b"".join(pieces)
         if self.profile.encoding != "utf-8":
             data = data.decode(self.profile.encoding).encode()
         tables: list[pl.DataFrame] = [self._csv(b"", 0)]
@@ -206,14 +187,27 @@ def _kept(part: _Part, keep: npt.NDArray[np.bool_]) -> bytes:
     return piece if piece.endswith(b"\n") else piece + b"\n"
 
 
-def _rejects(chunk: _Chunk, reasons: dict[int, str]) -> Rejects:
+def _rejects(block: Block, reasons: dict[int, str]) -> Rejects:
     lines = np.array(sorted(reasons), np.int64)
-    text: list[bytes] = []
-    for part in chunk.parts:
-        first = part.block.first
-        low, high = np.searchsorted(lines, [first + part.start, first + part.stop])
-        text.extend(part.block.text(int(n) - first) for n in lines[low:high])
-    return Rejects(lines, [reasons[int(n)] for n in lines], text)
+    return Rejects(lines, [reasons[int(n)] for n in lines], [block.text(int(n) - block.first) for n in lines])
+
+
+def _joined(pieces: list[Parsed]) -> Parsed:
+    if len(pieces) == 1:
+        return pieces[0]
+    rejects = Rejects(
+        np.concatenate([p.rejects.lines for p in pieces]),
+        [reason for p in pieces for reason in p.rejects.reasons],
+        [text for p in pieces for text in p.rejects.text],
+    )
+    return Parsed(
+        pl.concat([p.frame for p in pieces]),
+        pl.concat([p.identity for p in pieces]),
+        rejects,
+        sum(p.lines for p in pieces),
+        pieces[-1].bytes_done,
+        tuple({id(block): block for p in pieces for block in p.blocks}.values()),
+    )
 
 
 def parse(path: Path, profile: Profile, chunk_rows: int = 262_144) -> Iterator[Parsed]:
@@ -234,23 +228,25 @@ def parse(path: Path, profile: Profile, chunk_rows: int = 262_144) -> Iterator[P
     if chunk_rows < 1:
         raise ValueError("chunk_rows must be positive")
     with open_source(path) as source:
-        blocks = read_blocks(source, min(BLOCK, CHUNK_BYTES))
-        first = next(blocks, None)
-        layout = resolve_layout(first, profile, path)
-        if first is None or layout is None:
+        blocks = read_blocks(source)
+        block = next(blocks, None)
+        layout = resolve_layout(block, profile, path)
+        if layout is None:
             return
-        reader = _ChunkReader(profile, layout)
-        chunk = _Chunk()
-        block: Block | None = first
+        reader = _Reader(profile, layout)
         at = 1 if layout.header else 0
+        pieces: list[Parsed] = []
+        lines = size = 0
         while block is not None:
             while at < len(block):
-                stop = min(len(block), at + chunk_rows - chunk.lines)
-                chunk.add(block, at, stop)
-                at = stop
-                if chunk.lines >= chunk_rows or chunk.bytes >= CHUNK_BYTES:
-                    yield reader.read(chunk)
-                    chunk = _Chunk()
+                part = _Part(block, at, min(len(block), at + chunk_rows - lines))
+                pieces.append(reader.read(part))
+                lines += part.stop - at
+                size += _following(part) - int(block.starts[at])
+                at = part.stop
+                if lines >= chunk_rows or size >= CHUNK_BYTES:
+                    yield _joined(pieces)
+                    pieces, lines, size = [], 0, 0
             block, at = next(blocks, None), 0
-        if chunk.lines:
-            yield reader.read(chunk)
+        if pieces:
+            yield _joined(pieces)

@@ -15,6 +15,8 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
+from proxy.formats.frame import nulls
+
 UNREADABLE: Final = "time.unreadable"
 OUT_OF_RANGE: Final = "time.out_of_range"
 NONEXISTENT: Final = "time.nonexistent_local"
@@ -191,12 +193,12 @@ def read_times(text: pl.Series, formats: Sequence[str], zone: str = "UTC", ambig
         The instants, and for each way to be wrong the rows that are.
     """
     if text.null_count() == len(text):
-        return Times(pl.Series(text.name, [None] * len(text), dtype=pl.Int64), [])
+        return Times(nulls(len(text), pl.Int64()), [])
     present = text.is_not_null()
     if not bool(present.all()):
         part = read_times(text.filter(present), formats, zone, ambiguous)
         return Times(_scatter(part.us, present, None), [(c, _scatter(m, present, False)) for c, m in part.problems])
-    utc = local = pl.Series([None] * len(text), dtype=pl.Int64)
+    utc = local = nulls(len(text), pl.Int64())
     for form in formats:
         open_rows = utc.is_null() & local.is_null()
         if not bool(open_rows.any()):

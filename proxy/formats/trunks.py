@@ -16,6 +16,7 @@ from typing import Any, Final
 
 import polars as pl
 
+from proxy.formats.frame import nulls
 from schema.fields import OCN_UNMAPPED, ocn_code
 
 DIRECTIONS: Final = ("ingress", "egress")
@@ -169,6 +170,8 @@ class TrunkMap:
             String series as long as the frame: an OCN; ``unmapped`` where the map knows the trunk but not at that time;
             null where no entry names the trunk (or there is none).
         """
+        if not self.entries:
+            return nulls(frame.height, pl.String())
         pairs = frame.select("switch", "trunk").unique()
         rows: list[tuple[str | None, str, int, int, int, str]] = []
         for switch, trunk in pairs.iter_rows():
@@ -179,7 +182,7 @@ class TrunkMap:
             if found:
                 rows.append((switch, trunk, len(found), -FOREVER_US, FOREVER_US, OCN_UNMAPPED))
         if not rows:
-            return pl.Series("ocn", [None] * frame.height, dtype=pl.String)
+            return nulls(frame.height, pl.String())
         columns = {
             "switch": pl.String,
             "trunk": pl.String,
