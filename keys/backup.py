@@ -39,8 +39,14 @@ _FORMAT = "tollgate-keyring-backup"
 _LOG_N_MAX, _R_MAX, _P_MAX = 20, 8, 4
 
 
-def make_backup(ring: Ring, passphrase: str, now: datetime, *, log_n: int = SCRYPT_LOG_N) -> bytes:
+def make_backup(ring: Ring, passphrase: str, now: datetime, *, log_n: int | None = None) -> bytes:
     """Return the whole keyring, root key too, encrypted under ``passphrase``.
+
+    Args:
+        ring: the keyring.
+        passphrase: at least `PASSPHRASE_MIN` characters.
+        now: stands in clear in the result.
+        log_n: the cost of scrypt, binary logarithm; default `SCRYPT_LOG_N`.
 
     Raises:
         BackupError: if the passphrase is too short.
@@ -53,7 +59,13 @@ def make_backup(ring: Ring, passphrase: str, now: datetime, *, log_n: int = SCRY
         "keyring": ring.ring_id,
         "generation": ring.generation,
         "created_at": now.astimezone(UTC).isoformat(),
-        "kdf": {"name": "scrypt", "log2_n": log_n, "r": 8, "p": 1, "salt": b64url_encode(os.urandom(16))},
+        "kdf": {
+            "name": "scrypt",
+            "log2_n": log_n or SCRYPT_LOG_N,
+            "r": 8,
+            "p": 1,
+            "salt": b64url_encode(os.urandom(16)),
+        },
         "alg": "A256GCM",
         "nonce": b64url_encode(os.urandom(12)),
     }

@@ -22,7 +22,9 @@ def provider(tmp_path: Path) -> FileProvider:
     return file_provider(tmp_path)
 
 
-async def test_ensure_makes_what_is_missing_and_load_finds_it(owner: asyncpg.Connection, provider: FileProvider) -> None:
+async def test_ensure_makes_what_is_missing_and_load_finds_it(
+    owner: asyncpg.Connection, provider: FileProvider
+) -> None:
     made = await DataKeys(provider).ensure(owner, [NOVEMBER, PARTIES])
     assert set(made) == {NOVEMBER, PARTIES}
     assert made[NOVEMBER].secret != made[PARTIES].secret
@@ -143,7 +145,7 @@ async def test_destroyed_in_the_keyring(owner: asyncpg.Connection, provider: Fil
         await keys.load(owner, [NOVEMBER])
     with pytest.raises(KeyUnavailable, match="destroyed"):
         await keys.ensure(owner, [PARTIES])
-    assert DECEMBER in await keys.load(owner, [NOVEMBER and DECEMBER])
+    assert DECEMBER in await keys.load(owner, [DECEMBER])
     assert await owner.fetchval("SELECT count(*) FROM tollgate.data_key WHERE key_class = 'parties'") == 0
 
 
@@ -170,7 +172,9 @@ async def test_the_commit_that_makes_a_key_waits_for_the_disk(
 
 
 @pytest.mark.parametrize("role", list(Role))
-async def test_who_may_do_what(database: Database, owner: asyncpg.Connection, provider: FileProvider, role: Role) -> None:
+async def test_who_may_do_what(
+    database: Database, owner: asyncpg.Connection, provider: FileProvider, role: Role
+) -> None:
     await DataKeys(provider).ensure(owner, [DECEMBER])
     reads = role in {Role.BILLING, Role.INGEST, Role.LOG, Role.OPERATOR}
     writes = role in {Role.INGEST, Role.LOG, Role.OPERATOR}
