@@ -19,7 +19,7 @@ import pyarrow as pa
 from keys.datakeys import DataKey
 from keys.sealing import seal
 from proxy.store import columns
-from schema.fields import DisclosureClass, fields_of
+from schema.fields import DisclosureClass, Field, fields_of
 
 FORMAT = 1
 BATCH_ROWS = 8_192
@@ -35,7 +35,7 @@ SHARED: tuple[DisclosureClass, ...] = tuple(
 )
 LEGS: dict[int, DisclosureClass] = {1: DisclosureClass.INGRESS_LEG, 2: DisclosureClass.EGRESS_LEG}
 """Side number in the database to the class of that side."""
-CLASS_FIELDS = {c: fields_of(c) for c in CLASSES}
+CLASS_FIELDS: dict[DisclosureClass, tuple[Field, ...]] = {c: fields_of(c) for c in CLASSES}
 
 _AAD = struct.Struct(">4siqiqqqqHB")
 

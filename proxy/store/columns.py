@@ -22,6 +22,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Final
 
 import numpy as np
@@ -37,6 +38,8 @@ _NULLS, _INTS, _TEXT, _DICT, _NUMBERS = range(5)
 _VALID, _DELTA = 0x10, 0x20
 _HEAD = struct.Struct("<BIB")
 _INT_HEAD = struct.Struct("<BBq")
+MAX_DICTIONARY: Final = 65_536
+"""Codes take two planes at most, and counting those of a chunk stays cheap."""
 _POWERS = np.array([10**e for e in range(7)], dtype=np.int64)
 
 Ints = npt.NDArray[np.int64]
@@ -54,7 +57,8 @@ ARROW: dict[Kind, pa.DataType] = {
 assert DECIMAL_SCALE == 8, "the format says 8 decimal places"
 
 
-def arrow_schema(fields: Sequence[Field]) -> pa.Schema:
+@lru_cache(maxsize=64)
+def arrow_schema(fields: tuple[Field, ...]) -> pa.Schema:
     """Return the Arrow schema of a block of these fields."""
     out = []
     for f in fields:
@@ -73,11 +77,20 @@ class Prepared:
     """Integers with 0 under nulls, or dictionary codes; None if every value is null."""
     valid: npt.NDArray[np.bool_] | None
     """None if no value is null."""
+    scale: int = 0
+    """Integers: the power of ten that divides every value, already divided out."""
     offsets: npt.NDArray[np.int64] | None = None
     data: Bytes | None = None
-    """Text: the values themselves, or the dictionary's where ``values`` holds codes."""
+    """Text: the values themselves, one after another."""
+    words: list[bytes] | None = None
+    """Text: the dictionary of the codes in ``values``."""
     raw: Prepared | None = None
     """A number's raw texts."""
+
+    @property
+    def empty(self) -> bool:
+        """Whether there is no value in the whole column."""
+        return self.values is None and self.offsets is None
 
 
 def prepare(table: pa.Table | pa.RecordBatch, fields: Sequence[Field]) -> list[Prepared]:
@@ -122,6 +135,11 @@ def _prepare_ints(array: pa.Array, kind: Kind) -> Prepared:
     valid = _validity(array)
     if valid is not None:  # what lies under a null is arbitrary: make it 0, so that equal columns are equal bytes
         values = np.where(valid, values, 0)
+    if kind in (Kind.TIME, Kind.INT, Kind.DECIMAL):
+        # Whole seconds in a microsecond column and cents in a 10^-8 column are common: divide what divides evenly.
+        for scale in (6, 3):
+            if not (values[:64] % _POWERS[scale]).any() and not (values % _POWERS[scale]).any():
+                return Prepared(kind, values // _POWERS[scale], valid, scale)
     return Prepared(kind, values, valid)
 
 
@@ -129,15 +147,19 @@ def _prepare_text(array: pa.Array, dictionary: bool = True) -> Prepared:
     if array.null_count == len(array):
         return Prepared(Kind.TEXT, None, None)
     valid = _validity(array)
-    if dictionary:
+    if dictionary and recurs(array):
         coded = array.dictionary_encode()
-        # A dictionary pays where values recur; 65,536 keeps codes to two planes and the per-chunk count cheap.
-        if len(coded.dictionary) <= min(65_536, max(16, len(array) // 4)):
+        if len(coded.dictionary) <= MAX_DICTIONARY:
             codes = coded.indices.fill_null(0).to_numpy(zero_copy_only=False).astype(np.int64)
-            offsets, data = _text_buffers(coded.dictionary)
-            return Prepared(Kind.TEXT, codes, valid, offsets, data)
+            return Prepared(Kind.TEXT, codes, valid, words=[w.encode() for w in coded.dictionary.to_pylist()])
     offsets, data = _text_buffers(array.fill_null("") if valid is not None else array)
-    return Prepared(Kind.TEXT, None, valid, offsets, data)
+    return Prepared(Kind.TEXT, None, valid, offsets=offsets, data=data)
+
+
+def recurs(array: pa.Array) -> bool:
+    """Say whether the values of a text column seem to recur, so that a dictionary of them pays."""
+    sample = array.slice(len(array) // 3, 2_048)
+    return len(sample.unique()) <= max(16, len(sample) // 4)
 
 
 def _text_buffers(array: pa.Array) -> tuple[npt.NDArray[np.int64], Bytes]:
@@ -153,7 +175,7 @@ def is_empty(columns: Sequence[Prepared], start: int, stop: int) -> bool:
 
 
 def _any(column: Prepared | None, start: int, stop: int) -> bool:
-    if column is None or (column.values is None and column.offsets is None):
+    if column is None or column.empty:
         return False
     return column.valid is None or bool(column.valid[start:stop].any()) or _any(column.raw, start, stop)
 
@@ -178,23 +200,15 @@ def _encode_column(column: Prepared, start: int, stop: int) -> list[bytes]:
         return _encode_text(column, start, stop, flag, bitmap)
     assert column.values is not None
     encoding = _NUMBERS if column.kind is Kind.NUMBER else _INTS
-    body = _encode_ints(column.values[start:stop], valid if flag else None, column.kind)
+    body = _encode_ints(column.values[start:stop], valid if flag else None, column.kind, column.scale)
     out = [bytes([encoding | flag | (_DELTA if body[0] else 0)]), bitmap, *body[1]]
     if encoding == _NUMBERS:
         out.extend(_encode_exceptions(column.raw, start, stop))
     return out
 
 
-def _encode_ints(values: Ints, valid: npt.NDArray[np.bool_] | None, kind: Kind) -> tuple[bool, list[bytes]]:
+def _encode_ints(values: Ints, valid: npt.NDArray[np.bool_] | None, kind: Kind, scale: int) -> tuple[bool, list[bytes]]:
     delta = kind is Kind.ID and valid is None and len(values) > 1 and bool((values[1:] >= values[:-1]).all())
-    scale = 0
-    if not delta and kind is not Kind.NUMBER:
-        # Whole seconds in a microsecond column and cents in a 10^-8 column are common: divide what divides evenly.
-        for candidate in (6, 3):
-            power = _POWERS[candidate]
-            if not (values[:16] % power).any() and not (values % power).any():
-                values, scale = values // power, candidate
-                break
     if delta:
         base = int(values[0])
         planes = np.empty(len(values), np.uint64)
@@ -211,27 +225,22 @@ def _encode_ints(values: Ints, valid: npt.NDArray[np.bool_] | None, kind: Kind) 
 
 
 def _encode_text(column: Prepared, start: int, stop: int, flag: int, bitmap: bytes) -> list[bytes]:
-    assert column.offsets is not None
-    assert column.data is not None
-    if column.values is None:
+    if column.words is None:
+        assert column.offsets is not None
+        assert column.data is not None
         ends = column.offsets[start : stop + 1]
         lengths = np.diff(ends).astype(np.uint64)
         width = width_of(lengths)
         data = column.data[ends[0] : ends[-1]].tobytes()
-        return [
-            bytes([_TEXT | flag]),
-            bitmap,
-            bytes([width]),
-            to_planes(lengths, width),
-            struct.pack("<I", len(data)),
-            data,
-        ]
+        size = struct.pack("<I", len(data))
+        return [bytes([_TEXT | flag]), bitmap, bytes([width]), to_planes(lengths, width), size, data]
+    assert column.values is not None
     codes = column.values[start:stop]
     present = np.flatnonzero(np.bincount(codes, minlength=1))
     local = np.zeros(int(present[-1]) + 1, np.uint64)
     local[present] = np.arange(len(present), dtype=np.uint64)
     width = 0 if len(present) == 1 else (len(present) - 1).bit_length() + 7 >> 3
-    texts = [column.data[column.offsets[i] : column.offsets[i + 1]].tobytes() for i in present]
+    texts = [column.words[i] for i in present.tolist()]
     data = b"".join(texts)
     return [
         bytes([_DICT | flag]),
@@ -298,13 +307,12 @@ class _Reader:
         return from_planes(self.take(rows * width), rows, width)
 
 
-def decode(chunk: bytes | memoryview, fields: Sequence[Field], wanted: frozenset[str] | None = None) -> pa.RecordBatch:
+def decode(chunk: bytes | memoryview, fields: tuple[Field, ...]) -> pa.RecordBatch:
     """Open one chunk into a record batch of the schema of :func:`arrow_schema`.
 
     Args:
         chunk: what :func:`encode` returned.
         fields: all fields of the class, in canonical order.
-        wanted: names to return; others are skipped, not built. None returns all.
 
     Raises:
         FormatError: if the bytes are not a chunk of these fields.
@@ -315,15 +323,11 @@ def decode(chunk: bytes | memoryview, fields: Sequence[Field], wanted: frozenset
     if version != VERSION or count > len(fields):
         raise FormatError("a chunk of a newer format: upgrade")
     arrays: list[pa.Array] = []
-    kept: list[Field] = []
     for position, f in enumerate(fields):
-        made = _decode_column(reader, f, rows) if position < count else _nulls(f, rows)
-        if wanted is None or f.name in wanted:
-            kept.append(f)
-            arrays.extend(made)
+        arrays.extend(_decode_column(reader, f, rows) if position < count else _nulls(f, rows))
     if reader.at != len(body):
         raise FormatError("a chunk goes on after its last field")
-    return pa.RecordBatch.from_arrays(arrays, schema=arrow_schema(kept))
+    return pa.RecordBatch.from_arrays(arrays, schema=arrow_schema(fields))
 
 
 def _nulls(field: Field, rows: int) -> list[pa.Array]:
@@ -382,9 +386,8 @@ def _decode_dictionary(reader: _Reader, rows: int, bitmap: pa.Buffer | None) -> 
     codes = reader.planes(rows, reader.byte())
     if rows and int(codes.max()) >= count:
         raise FormatError("a code outside its dictionary")
-    narrow = codes.astype(np.int32)
-    indices = pa.Array.from_buffers(pa.int32(), rows, [bitmap, pa.py_buffer(narrow)])
-    return pa.DictionaryArray.from_arrays(indices, words).cast(pa.string())
+    indices = pa.Array.from_buffers(pa.int32(), rows, [bitmap, pa.py_buffer(codes.astype(np.int32))])
+    return words.take(indices)
 
 
 def _decode_exceptions(reader: _Reader, rows: int) -> pa.Array:

@@ -26,6 +26,7 @@ import pyarrow as pa
 from keys.cmac import cmac_fixed, cmac_strings
 from keys.datakeys import DataKey
 from keys.sealing import open_sealed, seal
+from proxy.store.columns import recurs
 from proxy.store.planes import FormatError, Words, compress, decompress, from_planes, to_planes, width_of
 from proxy.store.tags import derive
 from schema.fields import FIELDS, Kind
@@ -127,12 +128,12 @@ class Fingerprinter:
         total += terms
 
     def _words(self, array: pa.Array) -> Words:
+        if not recurs(array):
+            return _word(cmac_strings(self._content, *_text(array.fill_null("")), b"\3"))
         coded = array.dictionary_encode()
-        if len(coded.dictionary) * 4 < len(array):
-            distinct = _word(cmac_strings(self._content, *_text(coded.dictionary), b"\3"))
-            words: Words = distinct[coded.indices.fill_null(0).to_numpy(zero_copy_only=False)]
-            return words
-        return _word(cmac_strings(self._content, *_text(array.fill_null("")), b"\3"))
+        distinct = _word(cmac_strings(self._content, *_text(coded.dictionary), b"\3"))
+        words: Words = distinct[coded.indices.fill_null(0).to_numpy(zero_copy_only=False)]
+        return words
 
 
 def among(prints: Prints) -> tuple[Mask, Mask]:

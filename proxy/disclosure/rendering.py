@@ -1,0 +1,110 @@
+"""Columns as text, whole columns at a time: times, numbers and decimals by look-up tables in numpy."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from schema.fields import DECIMAL_SCALE
+
+Bytes = npt.NDArray[np.uint8]
+Ints = npt.NDArray[np.int64]
+Mask = npt.NDArray[np.bool_]
+
+_FIRST_DAY: Final = 10_957  # 2000-01-01; ingest takes no year outside 2000 to 2100
+_DAYS: Final = np.array([str(np.datetime64(_FIRST_DAY + i, "D")).encode() + b"T" for i in range(37_000)], "S11")
+_SECONDS: Final = np.array([b"%02d:%02d:%02d." % (i // 3600, i // 60 % 60, i % 60) for i in range(86_400)], "S9")
+_THREE: Final = np.array([b"%03d" % i for i in range(1_000)], "S3")
+_FOUR: Final = np.array([b"%04d" % i for i in range(10_000)], "S4").view(np.uint32)
+_STAMP: Final = np.dtype([("day", "S11"), ("second", "S9"), ("ms", "S3"), ("us", "S3"), ("zone", "S1")])
+
+
+def _values(array: pa.Array) -> tuple[Ints, Mask | None]:
+    """Return the integers of a column, with something valid under nulls, and which are not null."""
+    values = np.frombuffer(array.buffers()[1], np.int64, len(array), array.offset * 8)
+    if not array.null_count:
+        return values, None
+    return values, array.is_valid().to_numpy(zero_copy_only=False)
+
+
+def fixed(matrix: Bytes, valid: Mask | None) -> pa.Array:
+    """Return strings all of one length: row ``i`` of ``matrix``, or null where not ``valid``."""
+    rows, width = matrix.shape
+    offsets = np.zeros(rows + 1, np.int32)
+    if valid is None:
+        offsets[1:] = np.arange(width, (rows + 1) * width, width)
+        return pa.Array.from_buffers(
+            pa.string(), rows, [None, pa.py_buffer(offsets), pa.py_buffer(np.ascontiguousarray(matrix))]
+        )
+    np.cumsum(valid, out=offsets[1:])
+    offsets *= width
+    bitmap = pa.py_buffer(np.packbits(valid, bitorder="little"))
+    return pa.Array.from_buffers(pa.string(), rows, [bitmap, pa.py_buffer(offsets), pa.py_buffer(matrix[valid])])
+
+
+def time_text(array: pa.Array) -> pa.Array:
+    """Return microseconds as RFC 3339, ``2026-09-01T12:00:00.000000Z``."""
+    values, valid = _values(array)
+    if valid is not None:
+        values = np.where(valid, values, _FIRST_DAY * 86_400_000_000)
+    seconds, micros = np.divmod(values, 1_000_000)
+    days, second = np.divmod(seconds, 86_400)
+    ms, us = np.divmod(micros, 1_000)
+    out = np.empty(len(values), _STAMP)
+    out["day"], out["second"] = _DAYS[days - _FIRST_DAY], _SECONDS[second]
+    out["ms"], out["us"], out["zone"] = _THREE[ms], _THREE[us], b"Z"
+    return fixed(out.view(np.uint8).reshape(len(values), _STAMP.itemsize), valid)
+
+
+def number(values: pa.Array | None, raw: pa.Array | None, rows: int) -> pa.Array:
+    """Return numbers as ``+`` and E.164 digits; what is no E.164 number as its raw text, which has no ``+``."""
+    if values is None:
+        return pa.nulls(rows, pa.string()) if raw is None else raw
+    digits, valid = _values(values)
+    known = digits if valid is None else digits[valid]
+    if len(known) and known.min() >= 10_000_000_000 and known.max() < 100_000_000_000:
+        text = fixed(_eleven(digits if valid is None else np.where(valid, digits, 10_000_000_000)), valid)
+    else:
+        text = pc.binary_join_element_wise("+", values.cast(pa.string()), "")
+    return text if raw is None else pc.coalesce(text, raw)
+
+
+def _eleven(digits: Ints) -> Bytes:
+    """``+`` and eleven digits: the North American plan."""
+    high, low = np.divmod(digits, 10_000)
+    top, middle = np.divmod(high, 10_000)
+    groups = np.empty((len(digits), 3), np.uint32)
+    groups[:, 0], groups[:, 1], groups[:, 2] = _FOUR[top], _FOUR[middle], _FOUR[low]
+    out = groups.view(np.uint8).reshape(len(digits), 12)
+    out[:, 0] = ord("+")
+    return out
+
+
+def decimal(array: pa.Array) -> pa.Array:
+    """Return units of 10^-8 as Arrow decimals."""
+    values, _ = _values(array)
+    words = np.empty((len(values), 2), np.int64)
+    words[:, 0], words[:, 1] = values, values >> 63
+    bitmap = array.is_valid().cast(pa.bool_()) if array.null_count else None
+    buffer = None if bitmap is None else bitmap.buffers()[1]
+    return pa.Array.from_buffers(pa.decimal128(18, DECIMAL_SCALE), len(values), [buffer, pa.py_buffer(words)])
+
+
+def decimal_text(array: pa.Array) -> pa.Array:
+    """Return units of 10^-8 as plain decimals with all eight places."""
+    values, valid = _values(array)
+    if valid is not None:
+        values = np.where(valid, values, 0)
+    if len(values) and values.min() >= 0 and values.max() < 10 * 10**DECIMAL_SCALE:
+        whole, part = np.divmod(values, 10**DECIMAL_SCALE)
+        high, low = np.divmod(part, 10_000)
+        out = np.empty((len(values), 10), np.uint8)
+        out[:, 0], out[:, 1] = whole + ord("0"), ord(".")
+        out[:, 2:6] = _FOUR[high].view(np.uint8).reshape(-1, 4)
+        out[:, 6:] = _FOUR[low].view(np.uint8).reshape(-1, 4)
+        return fixed(out, valid)
+    return decimal(array).cast(pa.string())
