@@ -32,6 +32,7 @@ TAG_BYTES = 9
 
 _SAFE = (1 << 53) - 1
 _DEPTH_MAX = 32
+_FIELDS = {"at", "id", "kind", "parts", "salt", "v"}
 _AAD = b"tollgate log 1\x00"
 _SORTED = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), check_circular=False, sort_keys=True)
 _AS_GIVEN = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), check_circular=False)
@@ -261,7 +262,8 @@ def read_header(index: int, data: bytes) -> Header:
     """
     try:
         value = json.loads(data)
-        if value["v"] != VERSION or canonical(value).encode() != data:
+        known = value["v"] == VERSION and _FIELDS <= value.keys() <= _FIELDS | {"access", "tags"}
+        if not known or value["parts"].keys() != set(PARTS) or canonical(value).encode() != data:
             raise LedgerBroken(index, "its header is not a canonical header of version 1")
         access = value.get("access")
         commits = {part: str(value["parts"][part]) for part in PARTS}

@@ -21,7 +21,7 @@ from proxy.ledger.summary import RefusalSummary
 from schema.migrate import migrate
 from schema.roles import Role, create_roles
 from tests.conftest import PASSWORDS, Database
-from tests.support.ledger import Fault, Link, intent, open_ledger, standing
+from tests.support.ledger import Fault, Link, intent, open_ledger, standing, until
 
 
 @pytest.fixture
@@ -327,8 +327,7 @@ async def _set(url: str, name: str, value: str) -> None:
     conn = await asyncpg.connect(url)
     await conn.execute(f"ALTER SYSTEM SET {name} = '{value}'")
     await conn.execute("SELECT pg_reload_conf()")
-    while await conn.fetchval(f"SHOW {name}") != value:
-        await asyncio.sleep(0.01)
+    await until(lambda: conn.fetchval("SELECT current_setting($1) = $2", name, value))
     await conn.close()
 
 
@@ -370,10 +369,8 @@ async def test_a_cancelled_wait_for_the_standby_is_not_taken_for_durable(own_dat
         await ledger.append(intent())
         await _set(url, "synchronous_standby_names", "nobody")
         waiting = asyncio.create_task(ledger.append(intent()))
-        while not await owner.fetchval(
-            "SELECT pg_cancel_backend(pid) FROM pg_stat_activity WHERE wait_event = 'SyncRep' LIMIT 1"
-        ):
-            await asyncio.sleep(0.01)
+        cancel = "SELECT pg_cancel_backend(pid) FROM pg_stat_activity WHERE wait_event = 'SyncRep' LIMIT 1"
+        await until(lambda: owner.fetchval(cancel))
         with pytest.raises(LedgerUnavailable) as caught:
             await waiting
         assert caught.value.unknown
@@ -419,18 +416,15 @@ async def test_a_killed_server_keeps_what_was_acknowledged(own_server: Any, own_
 
     async with open_ledger(own_database.config, url=log_url, patience_s=2.0) as ledger:
         clients = [asyncio.create_task(client(ledger)) for _ in range(8)]
-        while len(acknowledged) < 100:
-            await asyncio.sleep(0.001)
+        await until(lambda: len(acknowledged) >= 100)
         # A backend killed without a word: PostgreSQL throws all out and recovers from its WAL.
         os.kill((await ledger._writer._connection()).get_server_pid(), signal.SIGKILL)
-        while len(acknowledged) < 300:
-            await asyncio.sleep(0.001)
+        await until(lambda: len(acknowledged) >= 300)
         # The whole server, at once and without a checkpoint.
         pid_file = Path(own_server.pgdata) / "postmaster.pid"
         os.kill(int(pid_file.read_text().split()[0]), signal.SIGQUIT)
         await asyncio.gather(*clients)
-        while pid_file.exists():
-            await asyncio.sleep(0.01)
+        await until(lambda: not pid_file.exists())
         await asyncio.to_thread(own_server.ensure_postgres_running)
         acknowledged.append(await ledger.append(intent()))
     owner = await asyncpg.connect(url)

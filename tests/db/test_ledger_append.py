@@ -303,20 +303,23 @@ async def test_every_month_stays_readable_by_another_process(database: Database,
         assert (await fresh.read())[0].request["note"] == "kept"  # type: ignore[index]
 
 
+_OPENING = "UPDATE tollgate.log_opening o SET sealed = {} FROM tollgate.log_entry e, tollgate.log_entry f,"
+_OPENING += " tollgate.log_opening s WHERE e.idx = 1 AND f.idx = 0 AND o.batch_id = e.batch_id AND "
+_ENTRY = "UPDATE tollgate.log_entry SET {} WHERE idx = 1"
 EDITS = {
-    "leaf": "UPDATE tollgate.log_entry SET leaf_hash = set_byte(leaf_hash, 5, get_byte(leaf_hash, 5) # 1) WHERE idx = 1",
-    "header": "UPDATE tollgate.log_entry SET header = set_byte(header, 90, get_byte(header, 90) # 1) WHERE idx = 1",
-    "kind": "UPDATE tollgate.log_entry SET kind = 'log.read' WHERE idx = 1",
-    "time": "UPDATE tollgate.log_entry SET at = at + interval '1 us' WHERE idx = 1",
-    "access": "UPDATE tollgate.log_entry SET access_id = gen_random_uuid() WHERE idx = 1",
-    "tags dropped": "UPDATE tollgate.log_entry SET tags = '' WHERE idx = 1",
-    "opening": "UPDATE tollgate.log_opening o SET sealed = set_byte(sealed, 60, get_byte(sealed, 60) # 1) FROM"
-    " tollgate.log_entry e WHERE e.idx = 1 AND o.batch_id = e.batch_id AND o.part = 'request'",
-    "openings swapped": "UPDATE tollgate.log_opening o SET sealed = s.sealed FROM tollgate.log_entry e, tollgate.log_entry f,"
-    " tollgate.log_opening s WHERE e.idx = 1 AND f.idx = 0 AND o.batch_id = e.batch_id AND s.batch_id = f.batch_id"
-    " AND o.part = 'actor' AND s.part = 'actor'",
-    "parts swapped": "UPDATE tollgate.log_opening o SET sealed = s.sealed FROM tollgate.log_entry e, tollgate.log_opening s"
-    " WHERE e.idx = 1 AND o.batch_id = e.batch_id AND s.batch_id = e.batch_id AND o.part = 'actor' AND s.part = 'outcome'",
+    "leaf": _ENTRY.format("leaf_hash = set_byte(leaf_hash, 5, get_byte(leaf_hash, 5) # 1)"),
+    "header": _ENTRY.format("header = set_byte(header, 90, get_byte(header, 90) # 1)"),
+    "kind": _ENTRY.format("kind = 'log.read'"),
+    "time": _ENTRY.format("at = at + interval '1 us'"),
+    "access": _ENTRY.format("access_id = gen_random_uuid()"),
+    "id": _ENTRY.format("entry_id = gen_random_uuid()"),
+    "tags dropped": _ENTRY.format("tags = ''"),
+    "opening": _OPENING.format("set_byte(o.sealed, 60, get_byte(o.sealed, 60) # 1)")
+    + "s.batch_id = e.batch_id AND s.part = o.part AND o.part = 'request'",
+    "openings swapped": _OPENING.format("s.sealed")
+    + "s.batch_id = f.batch_id AND s.part = 'actor' AND o.part = 'actor'",
+    "parts swapped": _OPENING.format("s.sealed")
+    + "s.batch_id = e.batch_id AND s.part = 'outcome' AND o.part = 'actor'",
 }
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -45,6 +45,15 @@ async def open_ledger(
         await ledger.close()
         pool.terminate()
         await pool.close()
+
+
+async def until(condition: Callable[[], bool | Awaitable[object]]) -> None:
+    """Wait until ``condition()`` is true (what it waits for lies outside this process, or in another task)."""
+    while True:
+        found = condition()
+        if await found if isinstance(found, Awaitable) else found:
+            return
+        await asyncio.sleep(0.005)
 
 
 def intent(client: str = "example-carrier-a", access_id: UUID | None = None, **request: Any) -> Entry:
