@@ -1,28 +1,23 @@
 """Answers as bytes: NDJSON, CSV, Arrow IPC stream and Parquet, a block of records at a time.
 
-Whole columns at once: fixed-width text (ids, times, E.164 numbers) is put together from tables in numpy, the rest is
-Polars' and Arrow's own writing. The same records give the same bytes.
+Whole columns at once: fixed-width text (ids, times, E.164 numbers) is put together from tables in numpy, lines by one
+join in Arrow's compute library. The same records in the same pieces give the same bytes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
 from enum import Enum
 from typing import Final, Protocol
 
-import numpy as np
-import numpy.typing as npt
-import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from proxy.disclosure import rendering
 from proxy.disclosure.recordids import RecordIds
 from proxy.disclosure.scope import RowBlock
+from proxy.disclosure.textforms import Csv, Ndjson
 from schema.fields import DECIMAL_SCALE, Field, Kind
-
-Bytes = npt.NDArray[np.uint8]
 
 
 class NotAcceptable(Exception):  # noqa: N818 - HTTP's own name for it
@@ -74,29 +69,9 @@ class _Form(Protocol):
 
     def begin(self) -> bytes: ...
 
-    def block(self, columns: dict[str, pa.Array]) -> bytes: ...
+    def block(self, columns: Mapping[str, pa.Array]) -> bytes: ...
 
     def end(self) -> bytes: ...
-
-
-@dataclass(frozen=True, slots=True)
-class _Text:
-    """CSV and NDJSON: every column but plain integers as text."""
-
-    fields: Sequence[Field]
-    csv: bool
-
-    def begin(self) -> bytes:
-        return (",".join(f.name for f in self.fields) + "\r\n").encode() if self.csv else b""
-
-    def block(self, columns: dict[str, pa.Array]) -> bytes:
-        frame = pl.DataFrame({f.name: pl.Series(f.name, columns[f.name]) for f in self.fields})
-        if self.csv:
-            return frame.write_csv(include_header=False, line_terminator="\r\n").encode()
-        return frame.write_ndjson().encode()
-
-    def end(self) -> bytes:
-        return b""
 
 
 class _Sink:
@@ -153,7 +128,7 @@ class _Columnar:
     def begin(self) -> bytes:
         return self._sink.taken()
 
-    def block(self, columns: dict[str, pa.Array]) -> bytes:
+    def block(self, columns: Mapping[str, pa.Array]) -> bytes:
         batch = pa.RecordBatch.from_arrays([columns[n] for n in self._schema.names], schema=self._schema)
         self._writer.write_batch(batch)
         return self._sink.taken()
@@ -192,7 +167,7 @@ class Encoder:
         elif media is MediaType.PARQUET:
             self._form = _Columnar(fields, lambda sink, schema: pq.ParquetWriter(sink, schema, compression="zstd"))
         else:
-            self._form = _Text(fields, media is MediaType.CSV)
+            self._form = Csv(fields) if media is MediaType.CSV else Ndjson(fields)
 
     def begin(self) -> bytes:
         """Return what stands before the first record."""
