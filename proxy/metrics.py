@@ -11,20 +11,17 @@ REGISTRY = CollectorRegistry()
 
 _FAST = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 
-REQUESTS = Counter(
-    "tollgate_http_requests", "HTTP requests answered", ("route", "method", "status"), registry=REGISTRY
-)
+REQUESTS = Counter("tollgate_http_requests", "HTTP requests answered", ("route", "method", "status"), registry=REGISTRY)
 REQUEST_SECONDS = Histogram(
     "tollgate_http_request_duration_seconds", "Time to the end of the answer", ("route",), registry=REGISTRY
 )
 TOKENS = Counter("tollgate_tokens_issued", "Access tokens issued", ("client",), registry=REGISTRY)
 TOKEN_REFUSALS = Counter("tollgate_token_refusals", "Token requests refused", ("reason",), registry=REGISTRY)
-DECISIONS = Counter(
-    "tollgate_decisions", "Access decisions", ("purpose", "decision", "reason"), registry=REGISTRY
+AUTH_REFUSALS = Counter(
+    "tollgate_auth_refusals", "API requests refused for their credentials", ("reason",), registry=REGISTRY
 )
-DISCLOSED_ROWS = Counter(
-    "tollgate_disclosed_rows", "Records disclosed", ("purpose", "client"), registry=REGISTRY
-)
+DECISIONS = Counter("tollgate_decisions", "Access decisions", ("purpose", "decision", "reason"), registry=REGISTRY)
+DISCLOSED_ROWS = Counter("tollgate_disclosed_rows", "Records disclosed", ("purpose", "client"), registry=REGISTRY)
 DISCLOSED_CLASS_ROWS = Counter(
     "tollgate_disclosed_class_rows", "Records disclosed, by disclosure class", ("purpose", "class"), registry=REGISTRY
 )

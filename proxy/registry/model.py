@@ -32,15 +32,15 @@ class RegistryError(Exception):
     """A change cannot be made; the message says why and what to do. Base of the registry's errors."""
 
 
-class NotFound(RegistryError):
+class NotFound(RegistryError):  # noqa: N818 - what is so
     """There is no such carrier, OCN, agreement, client or key."""
 
 
-class Conflict(RegistryError):
+class Conflict(RegistryError):  # noqa: N818
     """It is there already, or overlaps what is there."""
 
 
-class QuotaExceeded(RegistryError):
+class QuotaExceeded(RegistryError):  # noqa: N818
     """A client's rows of the day are spent.
 
     Attributes:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
 
+import aiohttp
 import jwt
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 
@@ -130,3 +131,62 @@ def token_form(client_assertion: str, **change: Any) -> dict[str, str]:
         },
         change,
     )
+
+
+@dataclass
+class Peer:
+    """A carrier's client that does everything right, over a session of the caller's (aiohttp)."""
+
+    session: aiohttp.ClientSession
+    base: str
+    """Where the server really listens: scheme, host and port."""
+    issuer: str
+    client_id: str
+    key: Key
+    """Registered: signs assertions."""
+    dpop: Key
+    """Its own: signs proofs."""
+    nonce: str | None = None
+
+    async def post(
+        self, path: str, form: Mapping[str, str], headers: Mapping[str, str] | None = None
+    ) -> tuple[int, dict[str, Any], Mapping[str, str]]:
+        """Post a form; return status, JSON (empty where there is none) and headers."""
+        async with self.session.post(self.base + path, data=dict(form), headers=headers) as response:
+            text = await response.text()
+            self.nonce = response.headers.get("DPoP-Nonce", self.nonce)
+            return response.status, json.loads(text) if text else {}, response.headers
+
+    async def ask(self, **form: str) -> tuple[int, dict[str, Any]]:
+        """Ask for a token, once with the nonce at hand, once more if the server wants another."""
+        for _ in range(2):
+            parameters = token_form(assertion(self.key, self.client_id, self.issuer), **form)
+            shown = proof(self.dpop, "POST", self.issuer + "/oauth/token", nonce=self.nonce)
+            status, body, _ = await self.post("/oauth/token", parameters, {"DPoP": shown})
+            if body.get("error") != "use_dpop_nonce":
+                break
+        return status, body
+
+    async def token(self, **form: str) -> str:
+        """Return an access token."""
+        status, body = await self.ask(**form)
+        assert status == 200, body
+        return str(body["access_token"])
+
+    def headers(self, method: str, path: str, token: str, **change: Any) -> dict[str, str]:
+        """Return the headers of an API request."""
+        url = self.issuer + path.partition("?")[0]
+        shown = proof(self.dpop, method, url, nonce=self.nonce, token=token, **change)
+        return {"Authorization": f"DPoP {token}", "DPoP": shown}
+
+    async def get(self, path: str, token: str, **change: Any) -> tuple[int, str, Mapping[str, str]]:
+        """Send a GET to the API; return status, body and headers."""
+        headers = self.headers("GET", path, token, **change)
+        async with self.session.get(self.base + path, headers=headers) as response:
+            self.nonce = response.headers.get("DPoP-Nonce", self.nonce)
+            return response.status, await response.text(), response.headers
+
+    def own_form(self, **change: Any) -> dict[str, str]:
+        """Return an authenticated form for revocation and introspection."""
+        form = token_form(assertion(self.key, self.client_id, self.issuer), grant_type=REMOVE, scope=REMOVE)
+        return merged(form, change)
