@@ -133,21 +133,21 @@ class Admissions:
         """
         await self._pool.execute(sql.REVOKE, token.hash, token.expires_at, timeout=TIMEOUT_S)
 
-    async def live(self, token: Claims) -> bool:
-        """Say whether a token may still be used.
+    async def live(self, client_id: str, key: str, token: bytes, expires_at: datetime, agreement: str) -> bool:
+        """Say whether all that a token stands on is still so; its expiry is not looked at.
+
+        Args:
+            client_id: the client.
+            key: thumbprint of the registered key it was got with.
+            token: hash of its identifier.
+            expires_at: when it expires (which day's revocations to look through).
+            agreement: the agreement it was issued under.
 
         Raises:
             LOST: if the database is away.
         """
-        found: bool = await self._pool.fetchval(
-            sql.LIVE,
-            token.client_id,
-            token.client_key,
-            token.hash,
-            token.expires_at,
-            token.agreement,
-            timeout=TIMEOUT_S,
-        )
+        arguments = (client_id, key, token, expires_at, agreement)
+        found: bool = await self._pool.fetchval(sql.LIVE, *arguments, timeout=TIMEOUT_S)
         return found
 
     async def synchronise(self) -> None:

@@ -25,6 +25,7 @@ from proxy.oauth.dpop import Proof
 from proxy.oauth.errors import AuthError, Refused
 from proxy.oauth.nonces import Nonces
 from proxy.oauth.tokens import Claims, Grant, Reader, same
+from proxy.registry.model import QuotaExceeded
 from proxy.registry.service import spend_rows
 
 NONCE: web.RequestKey[str] = web.RequestKey("tollgate.dpop_nonce", str)
@@ -94,6 +95,20 @@ class Guard:
             metrics.AUTH_REFUSALS.labels(reason=error.reason).inc()
             raise
 
+    async def alive(self, grant: Grant) -> bool:
+        """Say whether the client, its carrier and key, the agreement and the token are still good.
+
+        For answers that take long. A token's expiry ends no answer that began before it.
+
+        Raises:
+            AuthError: 503, if the database is away: nothing is known then, so go no further.
+        """
+        held = (grant.client_id, grant.client_key, grant.token_hash, grant.expires_at, grant.agreement)
+        try:
+            return await self._admissions.live(*held)
+        except LOST as error:
+            raise _unavailable("unavailable.database") from error
+
     async def spend_rows(self, client_id: str, rows: int) -> int:
         """Take rows from the client's quota of the day, all or nothing; a negative number gives back. See registry.
 
@@ -109,6 +124,18 @@ class Guard:
                 return await spend_rows(conn, client_id, rows)
         except LOST as error:
             raise _unavailable("unavailable.database") from error
+
+    async def spend(self, grant: Grant, rows: int) -> bool:
+        """As `spend_rows`; False where there are not so many left.
+
+        Raises:
+            AuthError: 503, if the database is away.
+        """
+        try:
+            await self.spend_rows(grant.client_id, rows)
+        except QuotaExceeded:
+            return False
+        return True
 
     async def _authenticate(self, request: web.Request) -> Grant:
         try:
@@ -152,6 +179,7 @@ class Guard:
             agreement=claims.agreement,
             expires_at=claims.expires_at,
             address=address,
+            client_key=claims.client_key,
         )
 
     def _check(self, request: web.Request, token_text: str, proof_text: str) -> tuple[Claims, Proof]:

@@ -154,7 +154,8 @@ class TokenService:
         if token is None or token.client_id != caller.client_id:
             return {"active": False}
         try:
-            if not await self._admissions.live(token):
+            held = (token.client_id, token.client_key, token.hash, token.expires_at, token.agreement)
+            if not await self._admissions.live(*held):
                 return {"active": False}
         except LOST as error:
             raise unavailable("unavailable.database") from error

@@ -84,7 +84,7 @@ WHERE $2::timestamptz > now() AND $2::timestamptz < now() + interval '1 hour'
 ON CONFLICT (expires_day, hash) DO NOTHING
 """
 
-# Of a token that somebody asks about: may it still be used? Parameters as ADMIT's $1, $3, $6, $7, $8.
+# Is what a token stands on still so? Its own expiry is the caller's to judge. Parameters as ADMIT's $1, $3, $6, $7, $8.
 LIVE = """
 SELECT EXISTS (
     SELECT FROM tollgate.client c
@@ -93,7 +93,7 @@ SELECT EXISTS (
     JOIN tollgate.agreement a ON a.carrier_id = c.carrier_id AND a.reference = $5 AND a.disabled_at IS NULL
         AND a.in_force_from <= (now() AT TIME ZONE 'UTC')::date
         AND (a.in_force_to IS NULL OR (now() AT TIME ZONE 'UTC')::date < a.in_force_to)
-    WHERE c.client_id = $1 AND c.disabled_at IS NULL AND $4::timestamptz > now() AND NOT EXISTS (
+    WHERE c.client_id = $1 AND c.disabled_at IS NULL AND NOT EXISTS (
         SELECT FROM tollgate.token_revoked v
         WHERE v.hash = $3 AND v.expires_day = ($4::timestamptz AT TIME ZONE 'UTC')::date))
 """

@@ -57,6 +57,13 @@ class Grant:
     expires_at: datetime
     address: str
     """Where the request came from."""
+    client_key: str
+    """Thumbprint of the client's registered key that the token was got with."""
+
+    @property
+    def token_hash(self) -> bytes:
+        """What stands for the token among the revoked."""
+        return use_hash("token", self.client_id, self.token_id)
 
 
 @dataclass(frozen=True, slots=True)
