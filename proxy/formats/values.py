@@ -114,16 +114,18 @@ def decimals(text: pl.Series) -> Values:
 
 def durations(text: pl.Series, unit: str) -> tuple[Values, pl.Series]:
     """Read durations as whole milliseconds (finer is cut); also return them in µs, as exactly as the file has them."""
-    if unit == "ms" and (whole := text.cast(pl.Int64, strict=False)).null_count() == text.null_count():
-        micros, unreadable = whole * 1000, _bad(text, whole)
-        ms = whole
-    else:
-        value, unreadable, finer = _fixed_point(text, 6)
-        # More digits than are read at all: not a duration any switch means.
-        unreadable = unreadable | (finer & value.is_null())
-        micros = value // 1000 if unit == "ms" else value
-        ms = micros // 1000
-    negative = (ms < 0).fill_null(False) | text.str.starts_with("-").fill_null(False) & ~unreadable
+    scale = {"s": 1_000_000, "ms": 1_000}[unit]
+    whole = text.cast(pl.Int64, strict=False)
+    limit = 2 * DURATION_MAX_MS * 1000 // scale  # what is longer is refused below; its size must not overflow
+    micros = whole.clip(-limit, limit) * scale
+    unreadable = _bad(text, micros)
+    if bool(unreadable.any()):
+        rest, unreadable, finer = _fixed_point(text.set(~unreadable, None), 6)
+        # More places than are read at all: no switch means that.
+        unreadable = unreadable | (finer & rest.is_null())
+        micros = micros.zip_with(micros.is_not_null(), rest // (1_000_000 // scale))
+    ms = micros // 1000
+    negative = (ms < 0).fill_null(False)
     far = (ms > DURATION_MAX_MS).fill_null(False)
     problems: Problems = [
         ("duration.unreadable", unreadable),
