@@ -34,6 +34,7 @@ from proxy.formats.parse import Parsed, Rejects, parse
 from proxy.formats.profile import Profile
 from proxy.formats.source import SourceError, file_digest
 from proxy.ingest.known import Known
+from proxy.ingest.rejects import KEY_CLASS, line_aad, name_aad
 from proxy.ledger.model import JSON, Entry, Kind, Tag, new_id
 from proxy.ledger.service import Ledger
 from proxy.store import fingerprints, writer
@@ -44,7 +45,6 @@ from schema.fields import FIELDS, OCN_UNMAPPED, DisclosureClass
 from schema.fields import Kind as FieldKind
 
 _DAY_US = 86_400_000_000
-_REJECTS_CLASS = DisclosureClass.SOURCE.value
 _NUMBERS = [f.name for f in FIELDS if f.kind is FieldKind.NUMBER]
 
 
@@ -176,7 +176,7 @@ class _File:
             return
         await self._side.execute("SELECT tollgate.ensure_month($1)", month)
         periods = [Period(c.value, month) for c in CLASSES] + [Period(fingerprints.KEY_CLASS, month)]
-        periods.append(Period(_REJECTS_CLASS, self._this_month))
+        periods.append(Period(KEY_CLASS, self._this_month))
         found = await self._keys.ensure(self._side, periods)
         self._month_keys[month] = {c: found[Period(c.value, month)] for c in CLASSES}
         self._print_keys[month] = found[Period(fingerprints.KEY_CLASS, month)]
@@ -228,10 +228,10 @@ class _File:
             kept = rejects.text[at:stop]
             piece = self._reject_pieces
             self._reject_pieces += 1
-            found = await self._keys.ensure(self._side, [Period(_REJECTS_CLASS, self._this_month)])
+            found = await self._keys.ensure(self._side, [Period(KEY_CLASS, self._this_month)])
             (key,) = found.values()
             body = b"".join(struct.pack(">I", len(t)) + t for t in kept)
-            aad = struct.pack(">4sqi", b"TGR1", self._report.ingest_id, piece)
+            aad = line_aad(self._report.ingest_id, piece)
             await self._conn.execute(
                 "INSERT INTO tollgate.ingest_reject (ingest_id, piece, month, line_numbers, reasons, sealed)"
                 " VALUES ($1, $2, $3, $4, $5, $6)",
@@ -248,9 +248,9 @@ class _File:
         runs = await self._number()
         report = self._report
         entry_id = new_id()
-        found = await self._keys.ensure(self._side, [Period(_REJECTS_CLASS, self._this_month)])
+        found = await self._keys.ensure(self._side, [Period(KEY_CLASS, self._this_month)])
         (key,) = found.values()
-        name = seal(key, [self._path.name.encode()], struct.pack(">4sq", b"TGN1", report.ingest_id))
+        name = seal(key, [self._path.name.encode()], name_aad(report.ingest_id))
         profile = self._profile
         await self._conn.execute(
             "INSERT INTO tollgate.ingest (ingest_id, profile, profile_digest, source_digest, source_bytes,"
@@ -291,9 +291,7 @@ class _File:
         """Take record ids. The row lock of store_head is held to the end, so that id order is commit order."""
         written = {m: r for m, r in self._runs.items() if r.rows}
         total = sum(r.rows for r in written.values())
-        after = await self._conn.fetchval(
-            "UPDATE tollgate.store_head SET next_record_id = next_record_id + $1 RETURNING next_record_id", total
-        )
+        after = await self._conn.fetchval(writer.TAKE_RECORD_IDS, total)
         at = after - total
         runs = []
         for month in sorted(written):

@@ -42,6 +42,9 @@ INSERT_RUN = """
 INSERT INTO tollgate.run (month, run_id, level, ingest_id, rows, first_record_id, last_record_id, tag_bits, manifest)
 VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)
 """
+TAKE_RECORD_IDS = """
+UPDATE tollgate.store_head SET next_record_id = next_record_id + $1 RETURNING next_record_id
+"""
 SELECT_PIECES = f"""
 SELECT month, run_id, piece, rows, format, classes, first_start, last_start, {_SHARED_COLUMNS}, ingress_leg, egress_leg
 FROM tollgate.staging WHERE month = $1 AND run_id = $2 AND piece = $3

@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from concurrent.futures import Executor
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
@@ -107,19 +108,26 @@ async def roll(
     Returns:
         What was done; nothing if another process is rolling.
     """
-    if not await conn.fetchval("SELECT pg_try_advisory_lock(hashtextextended($1, 0))", _LOCK):
-        return Rolled()
     done = Rolled()
-    try:
-        for month in await _staged_months(conn):
-            for group in plan(await _runs(conn, month)):
+    async with rolling_lock(conn) as free:
+        for month in await _staged_months(conn) if free else ():
+            for group in plan(await runs_of(conn, month)):
                 rolled = await _Roll(conn, keys, ledger, executor).swap(group)
                 done = Rolled(done.groups + 1, done.rows + rolled.rows, done.batches + rolled.batches)
                 ROLLED_ROWS.inc(rolled.rows)
                 progress(rolled.rows)
-    finally:
-        await conn.execute("SELECT pg_advisory_unlock(hashtextextended($1, 0))", _LOCK)
     return done
+
+
+@asynccontextmanager
+async def rolling_lock(conn: asyncpg.Connection) -> AsyncIterator[bool]:
+    """Only one process at a time replaces runs; yields whether it is this one."""
+    free = await conn.fetchval("SELECT pg_try_advisory_lock(hashtextextended($1, 0))", _LOCK)
+    try:
+        yield bool(free)
+    finally:
+        if free and not conn.is_closed():
+            await conn.execute("SELECT pg_advisory_unlock(hashtextextended($1, 0))", _LOCK)
 
 
 async def _staged_months(conn: asyncpg.Connection) -> list[int]:
@@ -127,7 +135,8 @@ async def _staged_months(conn: asyncpg.Connection) -> list[int]:
     return [r["month"] for r in rows]
 
 
-async def _runs(conn: asyncpg.Connection, month: int) -> list[Run]:
+async def runs_of(conn: asyncpg.Connection, month: int) -> list[Run]:
+    """Return the runs of a month in record-id order, without their manifests."""
     rows = await conn.fetch(
         "SELECT month, run_id, level, rows, first_record_id, last_record_id, tag_bits, ingest_id FROM tollgate.run"
         " WHERE month = $1 ORDER BY first_record_id",
@@ -136,49 +145,21 @@ async def _runs(conn: asyncpg.Connection, month: int) -> list[Run]:
     return [Run(**dict(r)) for r in rows]
 
 
-class _Roll:
-    """One group's swap."""
+class Rolling:
+    """Replacing runs by others, inside a caller's transaction."""
 
     def __init__(self, conn: asyncpg.Connection, keys: DataKeys, ledger: Ledger, executor: Executor) -> None:
-        self._conn = conn
-        self._keys = keys
-        self._ledger = ledger
-        self._executor = executor
+        self.conn = conn
+        self.keys = keys
+        self.ledger = ledger
+        self.executor = executor
 
-    async def swap(self, group: Sequence[Run]) -> Rolled:
-        month = group[0].month
-        periods = [Period(c.value, month) for c in CLASSES] + [Period(tags.KEY_CLASS, month)]
-        found = await self._keys.ensure(self._conn, periods)
-        classes = {c: found[Period(c.value, month)] for c in CLASSES}
-        tag_key = found[Period(tags.KEY_CLASS, month)]
-        level = 1 + max(r.level for r in group)
-        made: list[Run] = []
-        batches = 0
-        async with self._conn.transaction():
-            async for rows in _slices(_opened(self._conn, group, classes, self._executor)):
-                run, count = await self._write(rows, classes, tag_key, month, level)
-                made.append(run)
-                batches += count
-            await self._destroy(month, [r.run_id for r in group])
-            await self._ledger.append_in(
-                self._conn,
-                [
-                    Entry(
-                        kind=Kind.STORE_ROLL,
-                        actor={"component": "roll"},
-                        request={"month": month, "destroyed": [str(r.run_id) for r in group]},
-                        outcome={"made": [r.described() for r in made], "batches": batches},
-                    )
-                ],
-            )
-            # Dying here leaves the old runs; dying after COMMIT leaves the new ones and their entry. Never both.
-        return Rolled(1, sum(r.rows for r in made), batches)
-
-    async def _write(
+    async def write(
         self, rows: pa.Table, classes: dict[DisclosureClass, DataKey], tag_key: DataKey, month: int, level: int
     ) -> tuple[Run, int]:
-        run_id = await self._conn.fetchval("SELECT nextval('tollgate.store_id')")
-        run_in = partial(asyncio.get_running_loop().run_in_executor, self._executor)
+        """Write rows (with their record ids) as a run of batches; return it and the number of batches."""
+        run_id = await self.conn.fetchval("SELECT nextval('tollgate.store_id')")
+        run_in = partial(asyncio.get_running_loop().run_in_executor, self.executor)
         pair_ids, pairs = await self._pairs(rows)
         piece = await run_in(_sort, rows, pair_ids, pairs)
         parts: list[tuple[Part, int, bytes]] = []
@@ -188,15 +169,15 @@ class _Roll:
             halves = (share[: len(share) // 2], share[len(share) // 2 :])
             for made in await asyncio.gather(*(run_in(_seal, piece, classes, month, run_id, h) for h in halves if h)):
                 parts.extend((Part.BATCH, sealed.shape.object_id, digest) for sealed, digest in made)
-                await writer.insert_batches(self._conn, run_id, [sealed for sealed, _ in made])
+                await writer.insert_batches(self.conn, run_id, [sealed for sealed, _ in made])
         bits, segments = await run_in(_segments, tag_key, piece, month, run_id)
         for at in range(0, len(segments), 64):
             columns = map(list, zip(*segments[at : at + 64], strict=True))
-            await self._conn.execute(writer.INSERT_SEGMENTS, month, run_id, *columns)
+            await self.conn.execute(writer.INSERT_SEGMENTS, month, run_id, *columns)
         parts.extend((Part.SEGMENT, b, writer.segment_digest(month, run_id, b, n, s)) for b, n, s in segments)
         first, last = int(piece.record_ids.min()), int(piece.record_ids.max())
         run = Run(month, run_id, level, rows.num_rows, first, last, bits, None, manifest(parts))
-        await writer.insert_run(self._conn, run)
+        await writer.insert_run(self.conn, run)
         return run, len(piece.cuts)
 
     async def _pairs(self, rows: pa.Table) -> tuple[npt.NDArray[np.int64], dict[int, tuple[int, int]]]:
@@ -214,13 +195,13 @@ class _Roll:
         return np.array([ids[w] for w in wanted], np.int64)[inverse], {ids[w]: w for w in wanted}
 
     async def _pair_ids(self, wanted: Sequence[tuple[int, int]]) -> dict[tuple[int, int], int]:
-        await self._conn.execute(
+        await self.conn.execute(
             "INSERT INTO tollgate.pair (ingress_ocn, egress_ocn) SELECT * FROM unnest($1::int[], $2::int[])"
             " ON CONFLICT DO NOTHING",
             [i for i, _ in wanted],
             [e for _, e in wanted],
         )
-        rows = await self._conn.fetch(
+        rows = await self.conn.fetch(
             "SELECT pair_id, ingress_ocn, egress_ocn FROM tollgate.pair WHERE (ingress_ocn, egress_ocn) IN"
             " (SELECT * FROM unnest($1::int[], $2::int[]))",
             [i for i, _ in wanted],
@@ -228,8 +209,9 @@ class _Roll:
         )
         return {(r["ingress_ocn"], r["egress_ocn"]): r["pair_id"] for r in rows}
 
-    async def _destroy(self, month: int, run_ids: list[int]) -> None:
-        conn = self._conn
+    async def destroy(self, month: int, run_ids: list[int]) -> None:
+        """Delete runs and all that is in them."""
+        conn = self.conn
         await conn.execute(
             "DELETE FROM tollgate.batch_leg l USING tollgate.batch b WHERE b.month = $1 AND b.run_id = ANY ($2)"
             " AND l.month = $1 AND l.batch_id = b.batch_id",
@@ -242,9 +224,43 @@ class _Roll:
         await conn.execute("DELETE FROM tollgate.run WHERE month = $1 AND run_id = ANY ($2)", month, run_ids)
 
 
-async def _opened(
+class _Roll(Rolling):
+    """One group's swap."""
+
+    async def swap(self, group: Sequence[Run]) -> Rolled:
+        month = group[0].month
+        periods = [Period(c.value, month) for c in CLASSES] + [Period(tags.KEY_CLASS, month)]
+        found = await self.keys.ensure(self.conn, periods)
+        classes = {c: found[Period(c.value, month)] for c in CLASSES}
+        tag_key = found[Period(tags.KEY_CLASS, month)]
+        level = 1 + max(r.level for r in group)
+        made: list[Run] = []
+        batches = 0
+        async with self.conn.transaction():
+            async for rows in _slices(opened(self.conn, group, classes, self.executor)):
+                run, count = await self.write(rows, classes, tag_key, month, level)
+                made.append(run)
+                batches += count
+            await self.destroy(month, [r.run_id for r in group])
+            await self.ledger.append_in(
+                self.conn,
+                [
+                    Entry(
+                        kind=Kind.STORE_ROLL,
+                        actor={"component": "roll"},
+                        request={"month": month, "destroyed": [str(r.run_id) for r in group]},
+                        outcome={"made": [r.described() for r in made], "batches": batches},
+                    )
+                ],
+            )
+            # Dying here leaves the old runs; dying after COMMIT leaves the new ones and their entry. Never both.
+        return Rolled(1, sum(r.rows for r in made), batches)
+
+
+async def opened(
     conn: asyncpg.Connection, group: Sequence[Run], classes: dict[DisclosureClass, DataKey], executor: Executor
 ) -> AsyncIterator[pa.Table]:
+    """Yield the records of runs in record-id order within each run, record ids included."""
     loop = asyncio.get_running_loop()
     for run in group:
         at = run.first_record_id
