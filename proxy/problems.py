@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Protocol, cast
 
 from aiohttp import web
+from aiohttp.typedefs import Middleware
 
 CONTENT_TYPE = "application/problem+json"
 PATH = "/problems/"
@@ -88,9 +89,12 @@ class Problem(Exception):  # noqa: N818 - RFC 9457 calls it so
 
 
 class AuthFailure(Protocol):
-    """What a refusal of the resource server's guard looks like from here."""
+    """What a refusal of the resource server's guard looks like from here. ``description`` is a fixed sentence."""
 
     status: int
+    error: str
+    description: str
+    headers: dict[str, str]
 
     def challenge(self) -> str:
         """Return the value of WWW-Authenticate (RFC 9449 s.7.1)."""
@@ -141,7 +145,7 @@ def middleware(
     inner: Mapping[type[Exception], str],
     auth_error: type[Exception],
     on_unknown: Callable[[web.Request, Exception], None],
-) -> Callable[[web.Request, Handler], Awaitable[web.StreamResponse]]:
+) -> Middleware:
     """Return the outermost middleware: whatever a handler raises becomes a problem.
 
     Args:
@@ -175,9 +179,13 @@ def middleware(
 
 def _unauthenticated(error: Exception) -> Problem:
     failure = cast(AuthFailure, error)
-    code = {401: "credentials", 400: "request", 403: "denied", 503: "unavailable"}.get(failure.status, "credentials")
-    headers = {"WWW-Authenticate": failure.challenge(), **dict(getattr(error, "headers", None) or {})}
-    return Problem(code, headers=headers)
+    code = {400: "request", 401: "credentials", 429: "rate", 503: "unavailable"}.get(failure.status, "credentials")
+    headers = dict(failure.headers)
+    members = {}
+    if failure.status in (400, 401):
+        headers["WWW-Authenticate"] = failure.challenge()
+        members = {"error": failure.error} if failure.error else {}
+    return Problem(code, failure.description or None, members=members, headers=headers)
 
 
 async def page(request: web.Request) -> web.Response:

@@ -171,6 +171,7 @@ class Delivery:
         self._in_flight: Piece | None = None
         self._held: deque[Piece] = deque()
         self._ended = False
+        self._paid = 0
         self._why: Cut | None = None
         self._pump: asyncio.Task[None] | None = None
 
@@ -191,8 +192,10 @@ class Delivery:
             The place after the last row of a small answer that reached its limit; else None.
 
         Raises:
-            Exception: whatever the store raised; the outcome (no rows) has been logged.
+            CutOff: with ``Cut.QUOTA``, where the client's day has not so many rows left.
+            Exception: whatever the store raised. In both cases the outcome (no rows) has been logged.
         """
+        why = Cut.FAILED
         try:
             while not self._ended and (small or not self._held):
                 piece = await self._ahead.get()
@@ -202,8 +205,12 @@ class Delivery:
                 self._held.append(piece)
                 if small:
                     self._ahead.done()
+            self._paid = sum(p.rows for p in self._held)
+            if self._paid and not await self._hooks.spend(self._paid):
+                why = Cut.QUOTA
+                raise CutOff(why)
         except BaseException:
-            await asyncio.shield(self._finish(None, Cut.FAILED))
+            await asyncio.shield(self._finish(None, why))
             raise
         full = small and sum(p.rows for p in self._held) >= self._rules.limit
         return next((p.place for p in reversed(self._held) if p.rows), None) if full else None
@@ -257,7 +264,9 @@ class Delivery:
 
     async def _allow(self, rows: int) -> None:
         """Take what the next rows need before they are sent: the client's budget, and the log's knowledge."""
-        if not await self._hooks.spend(rows):
+        if self._paid:
+            self._paid -= rows
+        elif not await self._hooks.spend(rows):
             raise CutOff(Cut.QUOTA)
         if self._since_progress and self._since_progress + rows > self._rules.progress_rows:
             await self._hooks.progress(self._value())

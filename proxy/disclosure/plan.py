@@ -12,7 +12,7 @@ import json
 from dataclasses import dataclass
 from itertools import pairwise
 
-from proxy.disclosure.reader import Position, Scope
+from proxy.disclosure.scope import Position, Scope
 from proxy.policy import Permit
 
 

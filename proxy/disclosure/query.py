@@ -43,7 +43,8 @@ class Window:
 
     start_us: int
     end_us: int
-    direction: str = Direction.BOTH.value
+    direction: str | None = None
+    """None: whatever the token reaches."""
     received_after: str | None = None
     """A value of the header Complete-To, still sealed."""
     number: str | None = None
@@ -159,9 +160,9 @@ def _window(values: dict[str, Any]) -> tuple[int, int]:
     return start, end
 
 
-def _direction(values: dict[str, Any]) -> str:
-    direction: str = values.get("direction", Direction.BOTH.value)
-    if direction not in {d.value for d in Direction}:
+def _direction(values: dict[str, Any]) -> str | None:
+    direction: str | None = values.get("direction")
+    if direction is not None and direction not in {d.value for d in Direction}:
         raise QueryError("direction", "It is ingress, egress or both.")
     return direction
 

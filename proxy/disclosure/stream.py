@@ -18,8 +18,8 @@ import numpy as np
 
 from proxy.disclosure.coding import Coder
 from proxy.disclosure.plan import Place
-from proxy.disclosure.reader import Position, RowBlock, Scope
 from proxy.disclosure.records import Ids, runs_of
+from proxy.disclosure.scope import Position, RowBlock, Scope
 
 AHEAD = 2
 """Pieces of one answer that may be in memory at once."""

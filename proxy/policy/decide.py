@@ -30,6 +30,8 @@ def decide(request: Request, holding: Holding, now_us: int) -> Decision:
     if direction is None:
         return rules.DIRECTION_UNKNOWN.deny()
     sides = rules.SIDES[direction]
+    if not sides <= holding.directions:
+        return rules.DIRECTION_OUTSIDE.deny()
     classes = _classes(holding, basis, sides)
     if isinstance(classes, Deny):
         return classes

@@ -59,6 +59,8 @@ class Holding:
     classes: frozenset[str]
     ocns: frozenset[str]
     ownership: tuple[Ownership, ...]
+    directions: frozenset[str]
+    """``ingress``, ``egress`` or both: the legs that the token reaches."""
     start_us: int | None
     """The token's own window, half-open; None: not narrowed."""
     end_us: int | None

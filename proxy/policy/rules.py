@@ -97,6 +97,9 @@ AGREEMENT_ABSENT = Rule(
 GRANT_EXPIRED = Rule("grant.expired", "47 U.S.C. 222(a)", _ACT_1996, "The token has expired.", house=True)
 ACTION_UNKNOWN = Rule("action.unknown", "47 U.S.C. 222(c)(1)", _ACT_1996, "This cannot be done for this purpose.")
 DIRECTION_UNKNOWN = Rule("direction.unknown", "47 U.S.C. 222(c)(1)", _ACT_1996, "The direction is not known.")
+DIRECTION_OUTSIDE = Rule(
+    "direction.outside_grant", "47 U.S.C. 222(b)", _ACT_1996, "The token does not reach this direction.", house=True
+)
 CLASS_UNKNOWN = Rule("class.unknown", "47 U.S.C. 222(c)(1)", _ACT_1996, "The token names a class that is not known.")
 CLASS_LOCATION = Rule(
     "class.location", "47 U.S.C. 222(f)(1)", _LOCATION_1999, "Call location is not reached by this purpose."
@@ -120,7 +123,6 @@ WINDOW_EMPTY = Rule("window.empty", "47 U.S.C. 222(c)(1)", _ACT_1996, "The windo
 WINDOW_OUTSIDE = Rule(
     "window.outside_grant", "47 U.S.C. 222(b)", _ACT_1996, "The window reaches outside the token's.", house=True
 )
-QUOTA_ROWS = Rule("quota.rows", "47 U.S.C. 222(a)", _ACT_1996, "The client's rows for today are used up.", house=True)
 
 RULES: tuple[Rule, ...] = tuple(value for value in list(globals().values()) if isinstance(value, Rule))
 """Every reason a decision can give."""

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from keys.encoding import b64url_decode, b64url_encode
 from proxy.disclosure.cursors import Cursor, CursorError, Sealer
 from proxy.disclosure.plan import Place
-from proxy.disclosure.reader import Position
+from proxy.disclosure.scope import Position
 
 SEALER = Sealer(bytes(range(32)))
 CURSOR = Cursor(

@@ -16,7 +16,7 @@ from proxy.disclosure import delivery as module
 from proxy.disclosure.coding import Coding, coder
 from proxy.disclosure.delivery import Cut, Delivery, Hooks, Rules
 from proxy.disclosure.plan import Place, place_of
-from proxy.disclosure.reader import Position, Scope
+from proxy.disclosure.scope import Position, Scope
 from proxy.disclosure.stream import AHEAD, Ahead, Order, pieces
 from proxy.ledger.model import LedgerUnavailable
 from schema.fields import DisclosureClass

@@ -25,10 +25,10 @@ def test_a_whole_question() -> None:
     assert (asked.limit, asked.cursor) == (17, None)
 
 
-def test_without_options_both_directions_and_no_limit() -> None:
+def test_without_options_no_direction_and_no_limit() -> None:
     asked = read_pull([FROM, TO], MAX_ROWS)
     assert asked.window is not None
-    assert (asked.window.direction, asked.window.received_after, asked.limit) == ("both", None, None)
+    assert (asked.window.direction, asked.window.received_after, asked.limit) == (None, None, None)
 
 
 def test_an_offset_is_taken_into_account() -> None:

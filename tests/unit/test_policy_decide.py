@@ -21,6 +21,7 @@ HOLDING = Holding(
     classes=PEER_CLASSES,
     ocns=frozenset({"123A", "9999"}),
     ownership=(Ownership("123A"), Ownership("9999", 100, 200)),
+    directions=frozenset({"ingress", "egress"}),
     start_us=None,
     end_us=None,
     expires_us=1_000,
@@ -100,6 +101,9 @@ def test_a_request_that_is_not_permitted(change: dict[str, object], reason: str)
         ({"ocns": frozenset({"123A", OCN_UNMAPPED}), "ownership": (Ownership(OCN_UNMAPPED),)}, "ocn.invalid"),
         ({"ocns": frozenset({OCN_NONE}), "ownership": (Ownership(OCN_NONE),)}, "ocn.invalid"),
         ({"ocns": frozenset({"123a"})}, "ocn.invalid"),
+        ({"directions": frozenset({"ingress"})}, "direction.outside_grant"),
+        ({"directions": frozenset({"both"})}, "direction.outside_grant"),
+        ({"directions": frozenset()}, "direction.outside_grant"),
         ({"start_us": 1}, "window.outside_grant"),
         ({"end_us": 999}, "window.outside_grant"),
     ],
@@ -134,6 +138,7 @@ def test_every_rule_has_a_code_of_its_own_a_citation_and_a_date() -> None:
 _time = st.integers(-5, 60)
 _ocn = st.sampled_from(["123A", "9999", "ABCD", "none", "unmapped", "12", "abcd", ""])
 _class = st.sampled_from([*(c.value for c in DisclosureClass), "everything", ""])
+_directions = st.sampled_from([frozenset({"ingress", "egress"}), frozenset({"ingress"}), frozenset({"egress"})])
 _requests = st.builds(
     Request,
     purpose=st.sampled_from(["billing", "billing", "billing", "legal", "fraud", "customer", "marketing", "x", ""]),
@@ -152,6 +157,7 @@ _holdings = st.builds(
     classes=st.one_of(st.sampled_from([PEER_CLASSES, frozenset({"timing"})]), st.frozensets(_class, max_size=5)),
     ocns=st.frozensets(st.sampled_from(["123A", "9999", "ABCD"]), max_size=3) | st.frozensets(_ocn, max_size=3),
     ownership=st.lists(st.builds(Ownership, _ocn, st.none() | _time, st.none() | _time), max_size=5).map(tuple),
+    directions=_directions,
     start_us=st.none() | _time,
     end_us=st.none() | _time,
     expires_us=_time,
@@ -179,6 +185,7 @@ _likely_holdings = st.builds(
         min_size=1,
         max_size=5,
     ).map(tuple),
+    directions=_directions,
     start_us=st.none() | st.integers(-5, 5),
     end_us=st.none() | st.integers(50, 60),
     expires_us=st.just(100),
@@ -204,6 +211,7 @@ def test_no_permit_without_a_basis_or_beyond_the_holding(inputs: tuple[Request, 
     assert {c.value for c in decision.classes} <= holding.classes & PEER_CLASSES
     assert {BY_NAME[name].disclosure_class for name in decision.fields} <= decision.classes
     assert decision.sides == ({"ingress", "egress"} if request.direction == "both" else {request.direction})
+    assert decision.sides <= holding.directions
     assert not {f"{side}_leg" for side in {"ingress", "egress"} - decision.sides} & set(decision.classes)
     # No OCN and no moment outside the token, the ask, or the time in which the OCN was the caller's.
     assert decision.windows

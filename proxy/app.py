@@ -1,0 +1,283 @@
+"""The composition root: configuration → pools → services → two listeners.
+
+:func:`build` makes a :class:`Gateway`; ``start`` opens it in dependency order and refuses on the first part that is
+not as it has to be, ``stop`` drains and closes in the reverse order. A gateway holds no state of its own: run as many
+as are wanted on one database and one keyring.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import ssl
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+
+import asyncpg
+from aiohttp import web
+
+from keys.datakeys import DataKeys
+from keys.errors import KeysError
+from keys.file_provider import FileProvider
+from keys.signing import SigningKeys
+from proxy import logs, problems
+from proxy.config import Config, ConfigError
+from proxy.disclosure.cursors import SECRET as CURSOR_SECRET
+from proxy.disclosure.cursors import Sealer
+from proxy.disclosure.http import ACCESS, BODY_MAX, CLIENT, Api
+from proxy.disclosure.ports import Guard
+from proxy.disclosure.reader import StoreReader
+from proxy.disclosure.service import Disclosure, Settings
+from proxy.health import Check, Health, Refresher
+from proxy.ledger.service import Ledger, LedgerError, RefusalSummary
+from proxy.oauth import http as oauth
+from proxy.oauth.errors import REASONS, AuthError
+from proxy.peers import Peers
+from proxy.server import Listener, check_parser, hygiene, request_log, tls_context
+from schema.migrate import pending
+from schema.roles import Role
+
+DRAIN_S = 20.0
+"""How long open answers may go on when the gateway stops, seconds."""
+POOL_SIZES = {Role.BILLING: 6, Role.LOG: 3, Role.OAUTH: 6, Role.MONITOR: 2}
+"""Most connections of each role."""
+STATEMENT_S = 30
+CONNECT_S = 10.0
+
+_LOG = logs.get("app")
+_UNAVAILABLE: Mapping[type[Exception], str] = dict.fromkeys(
+    (
+        LedgerError,
+        KeysError,
+        asyncpg.PostgresConnectionError,
+        asyncpg.OperatorInterventionError,
+        asyncpg.InsufficientResourcesError,
+        asyncpg.QueryCanceledError,
+        asyncpg.InterfaceError,
+        OSError,
+        TimeoutError,
+    ),
+    "unavailable",
+)
+"""Inner errors that say that a part is away, not that something is wrong here."""
+
+
+def application(
+    issuer: str,
+    disclosure: Disclosure,
+    auth_error: type[Exception],
+    authorization: Callable[[web.Application], Guard],
+) -> web.Application:
+    """Return the public application: API, authorization server, problem pages, behind the common middlewares.
+
+    Args:
+        authorization: adds the authorization server's routes and returns the guard of the API.
+    """
+
+    def on_unknown(_: web.Request, error: Exception) -> None:
+        logs.event(_LOG, logging.ERROR, "http.unexpected", error)
+
+    app = web.Application(
+        client_max_size=BODY_MAX,
+        middlewares=[
+            request_log(("client_id", CLIENT), ("access_id", ACCESS)),
+            problems.middleware(issuer, _UNAVAILABLE, auth_error, on_unknown),
+            hygiene,
+        ],
+    )
+    Api(disclosure, authorization(app)).setup(app)
+    app.router.add_get(problems.PATH + "{code}", problems.page, allow_head=False)
+    return app
+
+
+class Gateway:
+    """A gateway: everything that runs in one process. Made by :func:`build`."""
+
+    def __init__(self, config: Config) -> None:
+        self._config = config
+        self._stack = contextlib.AsyncExitStack()
+        self._api: Listener | None = None
+        self._operator: Listener | None = None
+        self._health: Health | None = None
+        self._disclosure: Disclosure | None = None
+
+    @property
+    def port(self) -> int:
+        """The port of the API."""
+        assert self._api is not None
+        return self._api.port
+
+    @property
+    def metrics_port(self) -> int:
+        """The port of metrics and health."""
+        assert self._operator is not None
+        return self._operator.port
+
+    @property
+    def url(self) -> str:
+        """Where the API listens. Clients use the issuer; this is for whoever is on the same machine."""
+        scheme = "https" if self._config.tls_cert else "http"
+        return f"{scheme}://{self._config.listen_host}:{self.port}"
+
+    @property
+    def metrics_url(self) -> str:
+        """Where metrics and health are."""
+        return f"http://{self._config.metrics_host}:{self.metrics_port}"
+
+    async def start(self) -> None:
+        """Open pools, services and listeners, in that order; what was opened is closed again where one fails.
+
+        Raises:
+            ConfigError: a setting, a file or the database's version is not as it has to be; says what to do.
+            LedgerError: the log cannot be opened.
+            KeysError: the keyring cannot be opened.
+            OSError, asyncpg.PostgresError: the database cannot be reached.
+        """
+        try:
+            await self._start()
+        except BaseException:
+            await self._stack.aclose()
+            raise
+        logs.event(_LOG, logging.INFO, "gateway.started", port=self.port, metrics_port=self.metrics_port)
+
+    async def stop(self, grace_s: float = DRAIN_S) -> None:
+        """Stop listening, let open answers end, cut what is left after ``grace_s`` seconds, close everything."""
+        if self._health is not None:
+            self._health.draining = True
+        if self._api is not None:
+            self._api.stop_listening()
+        if self._disclosure is not None:
+            await self._disclosure.close(grace_s)
+        await self._stack.aclose()
+        logs.event(_LOG, logging.INFO, "gateway.stopped")
+
+    async def _start(self) -> None:
+        config, stack = self._config, self._stack
+        check_parser()
+        tls = self._tls()
+        provider = FileProvider(config.keyring_dir)
+        signing = SigningKeys(config.keyring_dir)
+        keys = DataKeys(provider)
+        pools = {role: await stack.enter_async_context(_pool(config, role)) for role in POOL_SIZES}
+        # The log before anything that could disclose; it refuses a server that acknowledges what is not durable.
+        ledger = Ledger(pools[Role.LOG], keys, config.log_group_max)
+        await ledger.start()
+        stack.push_async_callback(ledger.close)
+        summary = RefusalSummary(ledger.append, REASONS)
+        await summary.start()
+        stack.push_async_callback(_close_summary, summary)
+
+        executor = ThreadPoolExecutor(config.decode_threads, "decode")
+        stack.callback(executor.shutdown, wait=False, cancel_futures=True)
+        self._disclosure = Disclosure(
+            StoreReader(pools[Role.BILLING], keys, executor),
+            ledger,
+            Sealer(await provider.secret(CURSOR_SECRET)),
+            await provider.secret("record_ids"),
+            executor,
+            Settings(config.max_rows_per_answer, config.progress_rows, config.stream_stall_s, config.streams_max),
+        )
+
+        def authorization(app: web.Application) -> Peers:
+            guard = oauth.setup(
+                app,
+                config=config,
+                pool=pools[Role.OAUTH],
+                ledger=ledger,
+                signing=signing,
+                provider=provider,
+                refused=summary.count,
+            )
+            return Peers(guard, pools[Role.OAUTH])
+
+        app = application(config.issuer, self._disclosure, AuthError, authorization)
+        refresher = Refresher(pools[Role.MONITOR])
+        await refresher.start()
+        stack.push_async_callback(refresher.stop)
+        # Health first, so that an operator sees a gateway that is not ready; then the door is opened.
+        self._health = Health(self._checks(pools, provider, ledger))
+        self._operator = Listener(self._health.app(), config.metrics_host, config.metrics_port, config.issuer)
+        stack.push_async_callback(self._operator.stop)
+        await self._operator.start()
+        self._api = Listener(app, config.listen_host, config.listen_port, config.issuer, tls)
+        stack.push_async_callback(self._api.stop)
+        await self._api.start()
+
+    def _tls(self) -> ssl.SSLContext | None:
+        config = self._config
+        if config.tls_cert:
+            return tls_context(config.path(config.tls_cert), config.path(config.tls_key))
+        if not is_loopback(config.listen_host):
+            raise ConfigError("without tls_cert the API listens on a loopback address only (behind a TLS proxy)")
+        return None
+
+    def _checks(self, pools: Mapping[Role, asyncpg.Pool], provider: FileProvider, ledger: Ledger) -> dict[str, Check]:
+        def reach(pool: asyncpg.Pool) -> Check:
+            async def check() -> None:
+                await pool.fetchval("SELECT 1")
+
+            return check
+
+        async def keyring() -> None:
+            await provider.secret(CURSOR_SECRET)
+
+        async def log() -> None:
+            await ledger.size()
+
+        async def migrations() -> None:
+            async with pools[Role.MONITOR].acquire() as conn:
+                await _current(conn)
+
+        checks = {f"database_{role.name.lower()}": reach(pool) for role, pool in pools.items()}
+        return {**checks, "migrations": migrations, "keyring": keyring, "log": log}
+
+
+async def build(config: Config) -> Gateway:
+    """Check the database's version and return a gateway that is not started yet.
+
+    Raises:
+        ConfigError: where migrations are missing.
+        MigrationError: where the database is of a later version than this gateway, or was changed by hand.
+    """
+    conn = await asyncpg.connect(config.role_url(Role.MONITOR), timeout=CONNECT_S)
+    try:
+        await _current(conn)
+    finally:
+        await conn.close()
+    return Gateway(config)
+
+
+async def _current(conn: asyncpg.Connection) -> None:
+    try:
+        missing = await pending(conn)
+    except asyncpg.InsufficientPrivilegeError as error:
+        raise ConfigError("the database is of an older version: run `tollgate db migrate`") from error
+    if missing:
+        raise ConfigError(f"the database lacks {len(missing)} migrations: run `tollgate db migrate`")
+
+
+def is_loopback(host: str) -> bool:
+    """Tell whether an address is reached from this machine only."""
+    return host in ("localhost", "::1") or host.startswith("127.")
+
+
+def _pool(config: Config, role: Role) -> asyncpg.Pool:
+    return asyncpg.create_pool(
+        config.role_url(role),
+        min_size=1,
+        max_size=POOL_SIZES[role],
+        timeout=CONNECT_S,
+        command_timeout=STATEMENT_S + 5,
+        server_settings={
+            "application_name": f"tollgate gateway {role.name.lower()}",
+            "statement_timeout": str(STATEMENT_S * 1000),
+            "idle_in_transaction_session_timeout": "10000",
+        },
+    )
+
+
+async def _close_summary(summary: RefusalSummary) -> None:
+    try:
+        await summary.close()
+    except LedgerError as error:
+        logs.event(_LOG, logging.WARNING, "gateway.summary_unwritten", error)
