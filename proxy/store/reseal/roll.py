@@ -188,9 +188,9 @@ class Rolling:
             coded = coded.combine_chunks() if isinstance(coded, pa.ChunkedArray) else coded
             codes = np.array([ocn_code(t) for t in coded.dictionary.to_pylist()], np.int64)
             sides.append(codes[coded.indices.to_numpy(zero_copy_only=False)])
-        key = (sides[0] << 32) | (sides[1] & 0xFFFFFFFF)
+        key = (sides[0] << 32) + (sides[1] + 2)  # codes begin at -2
         distinct, inverse = np.unique(key, return_inverse=True)
-        wanted = [(int(k >> 32), int(np.int32(k & 0xFFFFFFFF))) for k in distinct.tolist()]
+        wanted = [(k >> 32, (k & 0xFFFFFFFF) - 2) for k in distinct.tolist()]
         ids = await self._pair_ids(wanted)
         return np.array([ids[w] for w in wanted], np.int64)[inverse], {ids[w]: w for w in wanted}
 
