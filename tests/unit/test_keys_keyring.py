@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import json
 import os
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -556,22 +558,43 @@ async def test_a_change_that_the_files_times_do_not_show_is_seen(
     assert await provider.unwrap_many([(NOVEMBER, wrapped)]) == [PLAIN]
 
 
-def test_a_reader_waits_for_a_writer(directory: Path) -> None:
+@pytest.mark.parametrize(
+    ("held", "waits"), [(fcntl.LOCK_EX, "reader"), (fcntl.LOCK_EX, "writer"), (fcntl.LOCK_SH, "writer")]
+)
+def test_who_waits_for_whom(directory: Path, held: int, waits: str) -> None:
     """Between the steps of a rotation the files do not fit what was read before: the lock keeps readers out."""
-    import fcntl
-    import threading
-
     keyring = Keyring(directory)
+    seen: list[Ring] = []
+
+    def work() -> None:
+        if waits == "reader":
+            seen.append(keyring.read(fresh=True))
+        else:
+            seen.append(keyring.update(lambda r: r.with_period(NOVEMBER, NOW)))
+
     with open(directory / LOCK, "rb+") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        seen: list[Ring] = []
-        thread = threading.Thread(target=lambda: seen.append(keyring.read(fresh=True)))
+        fcntl.flock(lock, held)
+        thread = threading.Thread(target=work)
         thread.start()
         thread.join(0.1)
         assert not seen
         fcntl.flock(lock, fcntl.LOCK_UN)
         thread.join()
     assert len(seen) == 1
+
+
+def test_readers_do_not_wait_for_readers(directory: Path) -> None:
+    keyring = Keyring(directory)
+    with open(directory / LOCK, "rb+") as lock:
+        fcntl.flock(lock, fcntl.LOCK_SH)
+        assert keyring.read(fresh=True) == keyring.read()
+
+
+def test_a_change_is_made_to_what_is_on_disk_not_to_what_was_read(directory: Path) -> None:
+    first, second = Keyring(directory), Keyring(directory)
+    second.update(lambda r: r.with_period(NOVEMBER, NOW))
+    first.update(lambda r: r.with_period(DECEMBER, NOW))
+    assert second.read().live == {NOVEMBER, DECEMBER}
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can change a file's owner")

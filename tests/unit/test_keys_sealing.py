@@ -223,6 +223,23 @@ def test_a_chunk_must_have_its_length_and_index() -> None:
             open_chunk(KEY, header, index, piece, AAD)
 
 
+def test_a_chunk_cut_short_is_told_before_it_is_opened() -> None:
+    blob = seal(KEY, [b"aa"], AAD)
+    header = parse_header(blob)
+    with pytest.raises(SealError, match="length"):
+        open_chunk(KEY, header, 0, blob[header.span(0)[0] : -1], AAD)
+
+
+@pytest.mark.parametrize("ends", [[], [15], [0], [16, 16], [40, 16], [16, 31], [2**32 - 1, 16]])
+def test_offsets_that_are_none(ends: list[int]) -> None:
+    blob = seal(KEY, [b"a", b"b"], AAD)
+    wrong = blob[:44] + struct.pack(f">H{len(ends)}I", len(ends), *ends) + bytes(64)
+    with pytest.raises(SealError, match=r"offsets|without chunks"):
+        parse_header(wrong)
+    with pytest.raises(SealError):
+        open_sealed(KEY, wrong, AAD)
+
+
 def test_what_cannot_be_sealed() -> None:
     with pytest.raises(ValueError, match="chunks"):
         seal(KEY, [], AAD)
