@@ -105,7 +105,7 @@ def entries_of(rows: Iterable[Mapping[str, Any]], what: str, first: int = 1) -> 
     Raises:
         TrunkMapError: if an entry is wrong or two of one trunk overlap.
     """
-    entries = tuple(_entry(row, f"{what}, {first + i}") for i, row in enumerate(rows))
+    entries = tuple(_entry(row, f"{what} {first + i}") for i, row in enumerate(rows))
     last: dict[tuple[str, str, str], TrunkEntry] = {}
     for entry in sorted(entries, key=lambda e: (e.direction, e.switch, e.trunk, e.start_us)):
         key = (entry.direction, entry.switch, entry.trunk)

@@ -94,9 +94,12 @@ started_at = "start"
 ingress_call_id = "id"
 calling = "number"
 ingress_trunk = "trunk"
+{fields}
 """
 
 
-def minimal(folder: Path, *, top: str = "", file: str = "", times: str = "", numbers: str = "") -> Profile:
+def minimal(
+    folder: Path, *, top: str = "", file: str = "", times: str = "", numbers: str = "", fields: str = ""
+) -> Profile:
     """Load a four-column profile without a header: start, id, number, trunk."""
-    return profile_of(folder, MINIMAL.format(top=top, file=file, times=times, numbers=numbers))
+    return profile_of(folder, MINIMAL.format(top=top, file=file, times=times, numbers=numbers, fields=fields))
