@@ -407,12 +407,14 @@ async def test_a_killed_server_keeps_what_was_acknowledged(own_server: Any, own_
     log_url = f"{url.replace('postgres:@', 'tollgate_log@')}"
     acknowledged: list[Any] = []
 
+    stop = asyncio.Event()
+
     async def client(ledger: Ledger) -> None:
-        for _ in range(2000):
+        while not stop.is_set():
             try:
                 acknowledged.append(await ledger.append(Entry(Kind.LOG_READ)))
             except LedgerUnavailable:
-                return
+                await asyncio.sleep(0.01)
 
     async with open_ledger(own_database.config, url=log_url, patience_s=2.0) as ledger:
         clients = [asyncio.create_task(client(ledger)) for _ in range(8)]
@@ -423,6 +425,7 @@ async def test_a_killed_server_keeps_what_was_acknowledged(own_server: Any, own_
         # The whole server, at once and without a checkpoint.
         pid_file = Path(own_server.pgdata) / "postmaster.pid"
         os.kill(int(pid_file.read_text().split()[0]), signal.SIGQUIT)
+        stop.set()
         await asyncio.gather(*clients)
         await until(lambda: not pid_file.exists())
         await asyncio.to_thread(own_server.ensure_postgres_running)

@@ -49,11 +49,12 @@ async def open_ledger(
 
 async def until(condition: Callable[[], bool | Awaitable[object]]) -> None:
     """Wait until ``condition()`` is true (what it waits for lies outside this process, or in another task)."""
-    while True:
-        found = condition()
-        if await found if isinstance(found, Awaitable) else found:
-            return
-        await asyncio.sleep(0.005)
+    async with asyncio.timeout(60):  # a test that waits in vain should say so, not hang
+        while True:
+            found = condition()
+            if await found if isinstance(found, Awaitable) else found:
+                return
+            await asyncio.sleep(0.005)
 
 
 def intent(client: str = "example-carrier-a", access_id: UUID | None = None, **request: Any) -> Entry:
