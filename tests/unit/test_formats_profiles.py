@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -308,3 +309,28 @@ def test_minimal_profile_reads_by_position(tmp_path: Path) -> None:
     whole = read_all(write(tmp_path, "2026-11-02T10:00:00Z,a,2125550100,TG1\n"), profile)
     assert whole.frame["calling"].to_list() == [12125550100]
     assert whole.frame["ingress_trunk"].to_list() == ["TG1"]
+
+
+DOCS = Path(__file__).parents[2] / "deploy" / "docs" / "profiles.md"
+
+
+def test_the_published_form_loads(tmp_path: Path) -> None:
+    """The TOML blocks of profiles.md are a profile and its trunks."""
+    form, trunks = re.findall(r"```toml\n(.*?)```", DOCS.read_text(), re.DOTALL)
+    write(tmp_path, "address,port,direction,ocn\n192.0.2.1,5060,ingress,1001\n", "trunks.csv")
+    profile = profile_of(tmp_path, form)
+    assert profile.trunks.knows("ingress", "", "192.0.2.1:5060")
+    inline = profile_of(tmp_path, BASE.format("", "") + trunks)
+    assert [e.switch for e in inline.trunks.entries] == ["east"]
+
+
+def test_every_reason_in_the_code_is_published() -> None:
+    source = "".join(p.read_text() for p in (DOCS.parents[2] / "proxy" / "formats").glob("*.py"))
+    codes = set(
+        re.findall(
+            r'"((?:line|time|duration|integer|decimal|cause|disposition|ocn|identity|columns)\.[a-z_]+)"', source
+        )
+    )
+    published = set(re.findall(r"`([a-z]+\.[a-z_]+)`", DOCS.read_text()))
+    assert codes
+    assert codes == {c for c in published if not c.endswith(".csv")}
