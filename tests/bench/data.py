@@ -12,13 +12,21 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
+from schema.fields import FIELDS
+
 START = datetime(2026, 9, 1, tzinfo=UTC)
-COLUMNS = (
-    "started_at answered_at ended_at duration_ms cause_q850 sip_code disposition calling called switch_id jurisdiction"
-    " called_lrn attestation codec ingress_ocn ingress_trunk ingress_call_id ingress_billed_s ingress_rate"
-    " ingress_amount ingress_currency egress_ocn egress_trunk egress_billed_s egress_rate egress_amount"
-    " egress_currency"
-).split()
+COLUMNS = tuple(
+    f.name
+    for f in FIELDS
+    if f.name
+    in {
+        *("started_at", "answered_at", "ended_at", "duration_ms", "cause_q850", "sip_code", "disposition"),
+        *("calling", "called", "switch_id", "jurisdiction", "called_lrn", "attestation", "codec"),
+        *("ingress_ocn", "ingress_trunk", "ingress_call_id", "ingress_billed_s", "ingress_rate", "ingress_amount"),
+        *("egress_ocn", "egress_trunk", "egress_billed_s", "egress_rate", "egress_amount"),
+        *("ingress_currency", "egress_currency"),
+    }
+)
 """Columns of the file, all canonical fields."""
 
 
@@ -28,26 +36,33 @@ def _numbers(rng: np.random.Generator, count: int) -> npt.NDArray[np.int64]:
     return out
 
 
-def records(rows: int, *, pairs: int = 12, days: int = 30, seed: int = 1, first: int = 0) -> pl.DataFrame:
+def records(
+    rows: int, *, ingress: int = 3, egress: int = 4, days: int = 30, seed: int = 1, first: int = 0, busy: int = 0
+) -> pl.DataFrame:
     """Return ``rows`` records in the order in which their calls ended.
 
     Args:
-        pairs: number of carrier pairs; their traffic is uneven, as it is in life.
+        ingress, egress: number of carriers on each side; the first ingress carrier has nine tenths of the traffic
+            unless there are more than ten.
         days: the calls fall on so many days from START.
         first: number of the first record, so that several files hold different calls.
+        busy: so many called numbers get about 50 calls each of the first ingress carrier.
     """
     rng = np.random.default_rng([seed, first])
     start = int(START.timestamp() * 1e6)
-    span = days * 86_400_000
-    started = start + np.sort(rng.integers(0, span, rows)) * 1_000
+    started = start + np.sort(rng.integers(0, days * 86_400_000, rows)) * 1_000
     answered = rng.random(rows) < 0.62
     ring = rng.integers(800, 20_000, rows) * 1_000
     talk = np.where(answered, rng.exponential(140_000, rows).astype(np.int64) + 1_000, 0)
     ended = started + ring + talk * 1_000
-    side = max(1, int(pairs**0.5))
-    weight = rng.dirichlet(np.full(pairs, 0.6)) if pairs < 100 else np.full(pairs, 1 / pairs)
-    pair = rng.choice(pairs, rows, p=weight)
-    ingress, egress = pair % side, pair // side
+    share = np.full(ingress, 0.1 / max(1, ingress - 1))
+    share[0] = 0.9
+    inward = rng.choice(ingress, rows, p=share) if 1 < ingress <= 10 else rng.integers(0, ingress, rows)
+    outward = rng.integers(0, egress, rows)
+    pair = inward * egress + outward
+    called = _numbers(rng, rows)
+    for _ in range(busy):
+        called[rng.choice(np.flatnonzero(inward == 0), 50, replace=False)] = _numbers(rng, 1)
     billed = -(-talk // 6_000) * 6
     rate_in, rate_out = 0.0042 + 0.0001 * (pair % 37), 0.0031 + 0.0001 * (pair % 29)
     code = np.where(answered, 200, rng.choice([404, 480, 486, 487, 503], rows))
@@ -62,12 +77,12 @@ def records(rows: int, *, pairs: int = 12, days: int = 30, seed: int = 1, first:
             "cause_q850": np.where(answered, 16, rng.choice([17, 19, 31, 34], rows)),
             "sip_code": code,
             "calling": _numbers(rng, rows),
-            "called": _numbers(rng, rows),
+            "called": called,
             "calling_place": rng.integers(0, 4, rows),
-            "called_lrn": rng.integers(2_012_000_000, 9_899_999_999, rows // 400 + 1)[rng.integers(0, rows // 400 + 1, rows)],
+            "called_lrn": rng.integers(2_012_000_000, 9_899_999_999, 3_000)[rng.integers(0, 3_000, rows)],
             "attest": rng.integers(0, 3, rows),
-            "ingress": ingress,
-            "egress": egress,
+            "ingress": inward,
+            "egress": outward,
             "billed": billed,
             "rate_in": rate_in,
             "rate_out": rate_out,
@@ -81,8 +96,9 @@ def records(rows: int, *, pairs: int = 12, days: int = 30, seed: int = 1, first:
     ocn = lambda name, letter: pl.format(f"{letter}{{}}", pl.col(name).cast(pl.String).str.zfill(3))  # noqa: E731
     return frame.select(
         started_at=time.dt.strftime(stamp),
-        answered_at=pl.when(pl.col("answered_at") >= 0)
-        .then(pl.from_epoch(pl.col("answered_at"), "us").dt.strftime(stamp)),
+        answered_at=pl.when(pl.col("answered_at") >= 0).then(
+            pl.from_epoch(pl.col("answered_at"), "us").dt.strftime(stamp)
+        ),
         ended_at=pl.from_epoch(pl.col("ended_at"), "us").dt.strftime(stamp),
         duration_ms="duration_ms",
         cause_q850="cause_q850",

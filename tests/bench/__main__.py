@@ -1,0 +1,79 @@
+"""`make bench`: build the data, run each pair of rivals, print a table, write build/bench.json."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from pathlib import Path
+
+import click
+from rich.console import Console
+from rich.table import Table
+
+from tests.bench import measures
+from tests.bench.measures import Result
+from tests.bench.rivals import Psql
+from tests.bench.stage import gateway, stage
+
+BARS = {
+    "pull_csv": (1.2, 2.5),
+    "pull_arrow": (2.5, 5.0),
+    "ingest": (2.0, 6.0),
+    "ingest_small": (1.0, 4.0),
+    "bytes_per_cdr": (0.33, 0.20),
+    "lookup": (75.0, 25.0),
+}
+"""First bar and aim, as ratios."""
+
+
+@click.command()
+@click.option("--rows", default=1_100_000, show_default=True, help="Records of the main file.")
+@click.option("--small-files", default=25, show_default=True, help="Files of 20,000 rows.")
+@click.option("--rounds", default=3, show_default=True)
+@click.option("--only", multiple=True, help="ingest, pulls, lookup, small_pull, ingest_small (ingest always runs).")
+def main(rows: int, small_files: int, rounds: int, only: tuple[str, ...]) -> None:
+    """Run the benchmarks."""
+    results = asyncio.run(_run(rows, small_files, rounds, set(only)))
+    table = Table(box=None)
+    for name in ("name", "ours", "rival", "ratio", "first bar", "aim", "unit"):
+        table.add_column(name, justify="left" if name in ("name", "unit") else "right")
+    for r in results:
+        bar, aim = BARS.get(r.name, (None, None))
+        sign = "<=" if r.smaller else ">="
+        number = lambda v: "" if v is None else f"{v:,.2f}" if v < 1000 else f"{v:,.0f}"  # noqa: E731
+        bars = (f"{sign} {bar}" if bar else "", f"{sign} {aim}" if aim else "")
+        table.add_row(r.name, number(r.ours), number(r.rival), number(r.ratio), *bars, r.unit)
+    Console(width=110).print(table)
+    out = Path("build/bench.json")
+    out.parent.mkdir(exist_ok=True)
+    rows_out = {r.name: {"ours": r.ours, "rival": r.rival, "ratio": r.ratio, "unit": r.unit} for r in results}
+    out.write_text(json.dumps(rows_out, indent=2) + "\n")
+
+
+async def _run(rows: int, small_files: int, rounds: int, only: set[str]) -> list[Result]:
+    results: list[Result] = []
+
+    def report(result: Result) -> None:
+        results.append(result)
+        rival = "" if result.rival is None else f" against {result.rival:,.2f}: ratio {result.ratio:.2f}"
+        click.echo(f"{result.name}: {result.ours:,.2f}{rival} ({result.unit})", err=True)
+
+    wanted = lambda name: not only or name in only  # noqa: E731
+    async with stage("bench") as place:
+        psql = Psql(place.config.database_url)
+        await measures.ingest(place, psql, rows, report)
+        if wanted("lookup"):
+            await measures.lookup(place, 3, report)
+        if wanted("pulls") or wanted("small_pull"):
+            async with gateway(place, [measures.OCN]) as gate:
+                if wanted("pulls"):
+                    await measures.pulls(place, psql, gate, rounds, report)
+                if wanted("small_pull"):
+                    await measures.small_pull(gate, 4.0, report)
+        if wanted("ingest_small"):
+            await measures.ingest_small(place, psql, small_files, report)
+    return results
+
+
+if __name__ == "__main__":
+    main()
