@@ -12,8 +12,6 @@ from proxy.formats.profile import FieldSource
 from proxy.formats.times import Problems
 from schema.fields import DECIMAL_SCALE
 
-_PRECISE: Final = 18
-"""Decimal places that are read before too precise ones are told from exact ones."""
 DURATION_MAX_MS: Final = 366 * 86_400_000
 """A call of more than a year is a broken counter."""
 
@@ -92,18 +90,29 @@ def integers(text: pl.Series) -> Values:
 
 def _fixed_point(text: pl.Series, places: int) -> tuple[pl.Series, pl.Series, pl.Series]:
     """Return (Int64 in units of 10^-places, cut where finer; unreadable; finer than that). Exact, without floats."""
-    frame = pl.DataFrame({"t": text})
-    plain = pl.col("t").str.contains(rf"^-?[0-9]{{1,10}}(\.[0-9]{{0,{_PRECISE}}})?$")
-    exact = pl.when(plain).then(pl.col("t")).cast(pl.Decimal(38, _PRECISE), strict=False).to_physical()
-    step = 10 ** (_PRECISE - places)
-    done = frame.select(exact.alias("x"), pl.col("t")).select(
-        # Towards zero, also for negative amounts.
-        (pl.col("x").abs() // step * pl.col("x").sign()).cast(pl.Int64).alias("value"),
-        ((pl.col("x") % step) != 0).fill_null(False).alias("finer"),
-        (pl.col("x").is_null() & pl.col("t").str.contains(r"^-?[0-9]{1,10}\.[0-9]+$")).fill_null(False).alias("long"),
+    plain = rf"^-?[0-9]{{1,10}}(\.[0-9]{{0,{places}}})?$"
+    value = pl.when(pl.col("t").str.contains(plain)).then(pl.col("t")).cast(pl.Decimal(38, places), strict=False)
+    values = pl.DataFrame({"t": text}).select(value.to_physical().cast(pl.Int64))["t"]
+    unreadable = _bad(text, values)
+    if not bool(unreadable.any()):
+        return values, unreadable, unreadable
+    return _finer_point(text, values, places)
+
+
+def _finer_point(text: pl.Series, values: pl.Series, places: int) -> tuple[pl.Series, pl.Series, pl.Series]:
+    """As :func:`_fixed_point`, for what has more places than are held: perhaps only zeros."""
+    col, read = pl.col("t"), pl.col("v")
+    long = read.is_null() & col.str.contains(rf"^-?[0-9]{{1,10}}\.[0-9]{{{places + 1},}}$")
+    cut = (
+        pl.when(long)
+        .then(col.str.extract(rf"^(-?[0-9]+\.[0-9]{{{places}}})"))
+        .cast(pl.Decimal(38, places), strict=False)
     )
-    finer = done["finer"] | done["long"]
-    return done["value"], _bad(text, done["value"]) & ~done["long"], finer
+    done = pl.DataFrame({"t": text, "v": values}).select(
+        pl.coalesce(read, cut.to_physical().cast(pl.Int64)).alias("value"),
+        (long & ~col.str.contains(rf"^-?[0-9]+\.[0-9]{{{places}}}0*$")).fill_null(False).alias("finer"),
+    )
+    return done["value"], _bad(text, done["value"]), done["finer"]
 
 
 def decimals(text: pl.Series) -> Values:
@@ -120,9 +129,7 @@ def durations(text: pl.Series, unit: str) -> tuple[Values, pl.Series]:
     micros = whole.clip(-limit, limit) * scale
     unreadable = _bad(text, micros)
     if bool(unreadable.any()):
-        rest, unreadable, finer = _fixed_point(text.set(~unreadable, None), 6)
-        # More places than are read at all: no switch means that.
-        unreadable = unreadable | (finer & rest.is_null())
+        rest, unreadable, _ = _fixed_point(text.set(~unreadable, None), 6)
         micros = micros.zip_with(micros.is_not_null(), rest // (1_000_000 // scale))
     ms = micros // 1000
     negative = (ms < 0).fill_null(False)
