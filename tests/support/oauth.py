@@ -120,13 +120,13 @@ def proof(
     return sign(merged(head, header or {}), merged(body, claims or {}), key.handle, key.alg)
 
 
-def token_form(client_assertion: str, **change: Any) -> dict[str, str]:
+def token_form(shown: str, /, **change: Any) -> dict[str, str]:
     """Return the parameters of a token request."""
     return merged(
         {
             "grant_type": "client_credentials",
             "client_assertion_type": "urn:ietf:params:oauth:client-assertion-type:jwt-bearer",
-            "client_assertion": client_assertion,
+            "client_assertion": shown,
             "scope": "cdr.billing",
         },
         change,
@@ -155,9 +155,10 @@ class Peer:
         async with self.session.post(self.base + path, data=dict(form), headers=headers) as response:
             text = await response.text()
             self.nonce = response.headers.get("DPoP-Nonce", self.nonce)
-            return response.status, json.loads(text) if text else {}, response.headers
+            is_json = response.content_type == "application/json"
+            return response.status, json.loads(text) if is_json else {}, response.headers
 
-    async def ask(self, **form: str) -> tuple[int, dict[str, Any]]:
+    async def ask(self, /, **form: str) -> tuple[int, dict[str, Any]]:
         """Ask for a token, once with the nonce at hand, once more if the server wants another."""
         for _ in range(2):
             parameters = token_form(assertion(self.key, self.client_id, self.issuer), **form)

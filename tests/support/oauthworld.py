@@ -95,7 +95,7 @@ class World:
             return web.Response(text=json.dumps(shown, default=str))
 
         app.router.add_route("*", "/v1/echo", echo)
-        runner = web.AppRunner(app)
+        runner = web.AppRunner(app, auto_decompress=False)  # as proxy/server.py
         await runner.setup()
         self.stack.push_async_callback(runner.cleanup)
         site = web.TCPSite(runner, "127.0.0.1", 0)
@@ -134,8 +134,8 @@ class World:
         return await self.ledger.read(kinds=kinds, limit=1000)
 
 
-@pytest.fixture
-async def world(database: Database) -> AsyncIterator[World]:
+@pytest.fixture(name="world")
+async def world_fixture(database: Database) -> AsyncIterator[World]:
     """A gateway, and a registry with carrier A (123A, 123B) and carrier B (456B), agreements in force."""
     async with contextlib.AsyncExitStack() as stack:
         provider = FileProvider.create(database.config.keyring_dir)
