@@ -349,7 +349,7 @@ def _run(
         SpeedColumn(),
         TimeElapsedColumn(),
         console=console,
-        transient=True,
+        disable=not console.is_terminal,
     )
 
     async def work() -> Result:
@@ -368,6 +368,12 @@ def _run(
 
 
 def _say(result: Result, out: Path, as_json: bool) -> None:
+    parts = "" if len(result.accesses) == 1 else f" in {len(result.accesses)} parts"
+    console.print(f"[bold green]complete, proven[/]: {result.rows:,} rows{parts} in {escape(str(out))}")
+    console.print("  rows, bytes and SHA-256 are as the carrier's log has them", style="dim")
+    for access_id in result.accesses:
+        console.print(f"  access {access_id}", style="dim", markup=False)
+    console.print(f"  SHA-256 {result.sha256}", style="dim", markup=False)
     if as_json:
         emit(
             {
@@ -380,10 +386,3 @@ def _say(result: Result, out: Path, as_json: bool) -> None:
                 "proven": True,
             }
         )
-        return
-    parts = "" if len(result.accesses) == 1 else f" in {len(result.accesses)} parts"
-    console.print(f"[bold green]complete, proven[/]: {result.rows:,} rows{parts} in {escape(str(out))}")
-    console.print("  rows, bytes and SHA-256 are as the carrier's log has them", style="dim")
-    for access_id in result.accesses:
-        console.print(f"  access {access_id}", style="dim", markup=False)
-    console.print(f"  SHA-256 {result.sha256}", style="dim", markup=False)
