@@ -100,6 +100,11 @@ class Gateway:
         self._operator: Listener | None = None
         self._health: Health | None = None
         self._disclosure: Disclosure | None = None
+        self._app: web.Application | None = None
+
+    def routes(self) -> list[web.AbstractRoute]:
+        """Return the public routes."""
+        return [] if self._app is None else list(self._app.router.routes())
 
     @property
     def port(self) -> int:
@@ -190,7 +195,7 @@ class Gateway:
             )
             return Peers(guard, pools[Role.OAUTH])
 
-        app = application(config.issuer, self._disclosure, AuthError, authorization)
+        app = self._app = application(config.issuer, self._disclosure, AuthError, authorization)
         refresher = Refresher(pools[Role.MONITOR])
         await refresher.start()
         stack.push_async_callback(refresher.stop)
