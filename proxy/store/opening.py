@@ -34,10 +34,10 @@ def open_class(
 
 def open_chunk_of(
     keys: ClassKeys, shape: Shape, cls: DisclosureClass, ocn: int, head: bytes, index: int, sealed: bytes
-) -> dict[str, pa.ChunkedArray]:
+) -> columns.Chunk:
     """Open one chunk of a class; ``head`` is the beginning of the class's ciphertext. Raises as :func:`open_class`."""
     body = open_chunk(_key(keys, cls), parse_header(head), index, sealed, shape.aad(cls, ocn))
-    return _filled(pa.Table.from_batches([columns.decode(body, CLASS_FIELDS[cls])]))
+    return columns.Chunk(body, CLASS_FIELDS[cls])
 
 
 def open_object(sealed: Sealed, keys: ClassKeys) -> pa.Table:

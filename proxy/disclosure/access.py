@@ -1,0 +1,61 @@
+"""How disclosure reaches the store: connections under row-level security, data keys, threads."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from concurrent.futures import Executor
+from contextlib import asynccontextmanager
+from typing import TypeVar
+
+import asyncpg
+
+from keys.datakeys import DataKey, DataKeys
+from keys.provider import Period
+from proxy.disclosure.scope import SIDES, Scope
+from proxy.store.batches import LEGS
+from schema.fields import DisclosureClass, ocn_code
+
+T = TypeVar("T")
+
+
+class Access:
+    """A pool of the billing role, the data keys, and the threads in which records are opened."""
+
+    def __init__(self, pool: asyncpg.Pool, keys: DataKeys, executor: Executor) -> None:
+        """Use a pool of the billing role."""
+        self.pool = pool
+        self._keys = keys
+        self._executor = executor
+
+    async def run(self, work: Callable[..., T], *args: object) -> T:
+        """Run ``work`` in the executor."""
+        return await asyncio.get_running_loop().run_in_executor(self._executor, work, *args)
+
+    async def class_keys(self, scope: Scope, month: int) -> dict[DisclosureClass, DataKey]:
+        """Return the data keys of the scope's classes; a class whose period is gone is absent."""
+        wanted = scope.classes | {DisclosureClass.TIMING} | {LEGS[SIDES[s]] for s in scope.sides}
+        found = await self.keys_of([Period(c.value, month) for c in wanted])
+        return {DisclosureClass(p.key_class): key for p, key in found.items()}
+
+    async def keys_of(self, periods: Sequence[Period]) -> dict[Period, DataKey]:
+        """Return data keys, from the cache where it has them all."""
+        cached = {p: key for p in periods if (key := self._keys.cached(p)) is not None}
+        if len(cached) == len(periods):
+            return cached
+        async with self.pool.acquire() as conn:
+            return await self._keys.load(conn, periods)
+
+    @asynccontextmanager
+    async def permitted(self, scope: Scope, months: Iterable[int]) -> AsyncIterator[asyncpg.Connection]:
+        """A transaction in which row-level security opens the scope's OCNs and these months, and nothing else."""
+        months = list(months)
+        async with self.pool.acquire() as conn, conn.transaction(readonly=True):
+            await conn.execute(
+                "SELECT set_config('tollgate.ocns', $1, true), set_config('tollgate.first_month', $2, true),"
+                " set_config('tollgate.last_month', $3, true)",
+                "{" + ",".join(str(ocn_code(o)) for o in scope.ocns) + "}",
+                str(min(months)),
+                str(max(months)),
+            )
+            yield conn

@@ -1,0 +1,264 @@
+"""Reading chunks: whole, as columns; or, for a look-up, only the rows in which a number stands.
+
+A chunk is parsed into views of its fields first, which costs no copy. Nothing is read outside the body: every array is
+made within its bounds, and whatever does not fit is a :class:`FormatError`.
+"""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from proxy.store.columns.form import (
+    ARROW,
+    DELTA,
+    DICT,
+    HEAD,
+    INT_HEAD,
+    INTS,
+    NULLS,
+    NUMBERS,
+    POWERS,
+    TEXT,
+    VALID,
+    VERSION,
+    arrow_schema,
+)
+from proxy.store.planes import Bytes, FormatError, decompress, from_planes
+from schema.fields import Field, Kind
+
+Ints = npt.NDArray[np.int64]
+Words = npt.NDArray[np.uint64]
+
+
+class Chunk:
+    """A chunk that was decrypted and is being read."""
+
+    def __init__(self, frame: bytes | memoryview, fields: tuple[Field, ...]) -> None:
+        """Parse a chunk.
+
+        Args:
+            frame: what ``encode`` returned.
+            fields: all fields of the class, in canonical order.
+
+        Raises:
+            FormatError: if the bytes are not a chunk of these fields.
+        """
+        body = decompress(frame)
+        try:
+            version, self.rows, count = HEAD.unpack_from(body)
+            if version != VERSION or count > len(fields):
+                raise FormatError("a chunk of a newer format: upgrade")
+            at = HEAD.size
+            self._columns: list[_Column] = []
+            for field in fields[:count]:
+                column = _Column(body, at, field, self.rows)
+                self._columns.append(column)
+                at = column.end
+        except (struct.error, IndexError, ValueError) as error:
+            raise FormatError("a chunk ends before its last field") from error
+        if at != len(body):
+            raise FormatError("a chunk goes on after its last field")
+        self._fields = fields
+
+    def batch(self) -> pa.RecordBatch:
+        """Return everything as a record batch of the schema of ``arrow_schema``."""
+        arrays: list[pa.Array] = []
+        for position, field in enumerate(self._fields):
+            column = self._columns[position] if position < len(self._columns) else None
+            arrays.append(column.array() if column else pa.nulls(self.rows, ARROW[field.kind]))
+            if field.kind is Kind.NUMBER:
+                arrays.append(column.raw_array() if column else pa.nulls(self.rows, pa.string()))
+        return pa.RecordBatch.from_arrays(arrays, schema=arrow_schema(self._fields))
+
+    def find(self, value: int | str) -> npt.NDArray[np.int64]:
+        """Return the rows in which a number stands in any number field: an integer for E.164 digits, else raw text."""
+        hits = [c.find(value) for c in self._columns if c.field.kind is Kind.NUMBER]
+        return np.unique(np.concatenate(hits)) if hits else np.empty(0, np.int64)
+
+    def take(self, rows: npt.NDArray[np.int64]) -> dict[str, list[Any]]:
+        """Return the values of some rows, column by column; columns that are null throughout are left out."""
+        out: dict[str, list[Any]] = {}
+        for column in self._columns:
+            if column.encoding == NULLS:
+                continue
+            out[column.field.name] = column.take(rows)
+            if column.field.kind is Kind.NUMBER and len(column.raw_rows):
+                out[column.field.name + "_raw"] = column.take_raw(rows)
+        return out
+
+
+def decode(frame: bytes | memoryview, fields: tuple[Field, ...]) -> pa.RecordBatch:
+    """Open one chunk whole. Arguments and errors as of :class:`Chunk`."""
+    return Chunk(frame, fields).batch()
+
+
+@dataclass(slots=True)
+class _Texts:
+    """Some strings, one after another."""
+
+    lengths: Ints
+    data: Bytes
+
+    def __post_init__(self) -> None:
+        if len(self.lengths) and (int(self.lengths.min()) < 0 or int(self.lengths.sum()) != len(self.data)):
+            raise FormatError("text lengths do not add up")
+
+    def array(self, bitmap: pa.Buffer | None = None) -> pa.Array:
+        offsets = np.zeros(len(self.lengths) + 1, np.int32)
+        np.cumsum(self.lengths, out=offsets[1:])
+        buffers = [bitmap, pa.py_buffer(offsets), pa.py_buffer(self.data)]
+        return pa.Array.from_buffers(pa.string(), len(self.lengths), buffers)
+
+    def take(self, rows: list[int]) -> list[str]:
+        ends = np.cumsum(self.lengths)
+        whole = self.data.tobytes()
+        return [whole[int(ends[i] - self.lengths[i]) : int(ends[i])].decode() for i in rows]
+
+
+class _Column:
+    """One field of a chunk: where its parts lie in the body."""
+
+    def __init__(self, body: bytes, at: int, field: Field, rows: int) -> None:
+        self.body, self.field, self.rows = body, field, rows
+        head = body[at]
+        at += 1
+        self.encoding = head & 0x0F
+        self.delta = bool(head & DELTA)
+        self.valid: Bytes | None = None
+        self.raw_rows: Ints = _NONE
+        if head & VALID:
+            self.valid = np.frombuffer(body, np.uint8, (rows + 7) // 8, at)
+            at += len(self.valid)
+        if self.encoding not in _OF_KIND[field.kind]:
+            raise FormatError(f"field {field.name} has an encoding that is not of its kind")
+        if self.encoding in (INTS, NUMBERS):
+            self.scale, self.width, self.base = INT_HEAD.unpack_from(body, at)
+            if self.scale >= len(POWERS):
+                raise FormatError("a scale out of range")
+            at = self._planes(at + INT_HEAD.size)
+            if self.encoding == NUMBERS:
+                at = self._exceptions(at)
+        elif self.encoding == TEXT:
+            self.width = body[at]
+            at = self._planes(at + 1)
+            self.texts, at = self._strings(self._words().view(np.int64), at)
+        elif self.encoding == DICT:
+            count = int.from_bytes(body[at : at + 2], "little") + 1
+            lengths = np.frombuffer(body, "<u4", count, at + 2).astype(np.int64)
+            self.texts, at = self._strings(lengths, at + 2 + 4 * count)
+            self.width = body[at]
+            at = self._planes(at + 1)
+            self.codes = self._words()
+            if rows and int(self.codes.max()) >= count:
+                raise FormatError("a code outside its dictionary")
+        self.end = at
+
+    def _planes(self, at: int) -> int:
+        if self.width > 8:
+            raise FormatError("a column is wider than 8 bytes")
+        self.planes = np.frombuffer(self.body, np.uint8, self.rows * self.width, at)
+        end: int = at + self.rows * self.width
+        return end
+
+    def _words(self) -> Words:
+        return from_planes(self.planes, self.rows, self.width)
+
+    def _strings(self, lengths: Ints, at: int) -> tuple[_Texts, int]:
+        size = int.from_bytes(self.body[at : at + 4], "little")
+        return _Texts(lengths, np.frombuffer(self.body, np.uint8, size, at + 4)), at + 4 + size
+
+    def _exceptions(self, at: int) -> int:
+        count = int.from_bytes(self.body[at : at + 4], "little")
+        at += 4
+        if not count:
+            return at
+        self.raw_rows = np.frombuffer(self.body, "<u4", count, at).astype(np.int64)
+        lengths = np.frombuffer(self.body, "<u4", count, at + 4 * count).astype(np.int64)
+        self.raws, at = self._strings(lengths, at + 8 * count)
+        steps = np.diff(self.raw_rows)
+        if int(self.raw_rows[-1]) >= self.rows or (len(steps) and int(steps.min()) < 1):
+            raise FormatError("an exception outside its rows")
+        return at
+
+    def _ints(self) -> Ints:
+        values = self._words().view(np.int64)
+        if self.delta:
+            np.cumsum(values, out=values)
+        if self.base:
+            values += self.base
+        if self.scale:
+            values *= POWERS[self.scale]
+        return values
+
+    def array(self) -> pa.Array:
+        if self.encoding == NULLS:
+            return pa.nulls(self.rows, ARROW[self.field.kind])
+        bitmap = None if self.valid is None else pa.py_buffer(self.valid)
+        if self.encoding == TEXT:
+            return self.texts.array(bitmap)
+        if self.encoding == DICT:
+            if len(self.texts.lengths) == 1 and bitmap is None:
+                return pa.repeat(self.texts.array()[0], self.rows)
+            indices = pa.Array.from_buffers(pa.int32(), self.rows, [bitmap, pa.py_buffer(self.codes.astype(np.int32))])
+            return self.texts.array().take(indices)
+        return pa.Array.from_buffers(ARROW[self.field.kind], self.rows, [bitmap, pa.py_buffer(self._ints())])
+
+    def raw_array(self) -> pa.Array:
+        if not len(self.raw_rows):
+            return pa.nulls(self.rows, pa.string())
+        lengths = np.zeros(self.rows, np.int64)
+        lengths[self.raw_rows] = self.raws.lengths
+        there = np.zeros(self.rows, np.bool_)
+        there[self.raw_rows] = True
+        return _Texts(lengths, self.raws.data).array(pa.py_buffer(np.packbits(there, bitorder="little")))
+
+    def find(self, value: int | str) -> Ints:
+        """Rows of a number column that hold ``value``."""
+        if isinstance(value, str):
+            if not len(self.raw_rows):
+                return _NONE
+            texts = self.raws.take(list(range(len(self.raw_rows))))
+            return self.raw_rows[[t == value for t in texts]]
+        if self.encoding == NULLS:
+            return _NONE
+        wanted = value - self.base
+        if not 0 <= wanted < 1 << (8 * self.width) and not (wanted == 0 == self.width):
+            return _NONE
+        mask = np.ones(self.rows, np.bool_) if self.valid is None else _bits(self.valid, self.rows)
+        for plane in range(self.width):  # compared plane by plane: the words need not be put together
+            mask &= self.planes[plane * self.rows : (plane + 1) * self.rows] == wanted >> (8 * plane) & 0xFF
+        return np.flatnonzero(mask)
+
+    def take(self, rows: Ints) -> list[Any]:
+        """Values of some rows, in Python's types; None where null."""
+        if self.encoding == TEXT:
+            values: list[Any] = self.texts.take(rows.tolist())
+        elif self.encoding == DICT:
+            values = self.texts.take(self.codes[rows].tolist())
+        elif self.delta or not self.width:
+            values = self._ints()[rows].tolist()
+        else:
+            words = from_planes(self.planes.reshape(self.width, self.rows)[:, rows], len(rows), self.width)
+            values = ((words.view(np.int64) + self.base) * POWERS[self.scale]).tolist()
+        if self.valid is None:
+            return values
+        return [v if ok else None for v, ok in zip(values, _bits(self.valid, self.rows)[rows].tolist(), strict=True)]
+
+    def take_raw(self, rows: Ints) -> list[str | None]:
+        """Raw texts of some rows."""
+        texts = dict(zip(self.raw_rows.tolist(), self.raws.take(list(range(len(self.raw_rows)))), strict=True))
+        return [texts.get(i) for i in rows.tolist()]
+
+
+_NONE: Ints = np.empty(0, np.int64)
+_OF_KIND = dict.fromkeys(Kind, (NULLS, INTS)) | {Kind.TEXT: (NULLS, TEXT, DICT), Kind.NUMBER: (NULLS, NUMBERS)}
+
+
+def _bits(bitmap: Bytes, rows: int) -> npt.NDArray[np.bool_]:
+    return np.unpackbits(bitmap, count=rows, bitorder="little").view(np.bool_)
