@@ -17,8 +17,10 @@ import hashlib
 import importlib.util
 import os
 import pwd
+import signal
 import subprocess
 import tempfile
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,6 +35,7 @@ DATABASE = "tollgate"
 _SOCKET_PATH_MAX = 100  # sun_path holds 108 bytes on Linux, one of them NUL; PostgreSQL appends nothing longer
 _SYSTEM_USER = "pgserver"
 _START_TIMEOUT_S = 60
+_STOP_TIMEOUT_S = 60
 
 _SETTINGS = """
 # Written by tollgate. No network address; the socket is for the owner (and root) alone.
@@ -92,8 +95,7 @@ class Server:
                 return  # another process still uses it
             finally:
                 held.close()
-            if _running(data_dir(self.home)):
-                _call(self.home, "pg_ctl", "-w", "-m", "fast", "-D", str(data_dir(self.home)), "stop")
+            _stop(data_dir(self.home))
 
 
 def _open(path: Path) -> IO[bytes]:
@@ -161,6 +163,7 @@ def _initialise(home: Path, data: Path) -> None:
     data.mkdir(mode=0o700, exist_ok=True)
     if os.geteuid() == 0:
         _prepare_for_root(data)
+        _open_path(data)
     _call(home, "initdb", "--auth=trust", "--encoding=UTF8", "--locale=C.UTF-8", "-U", "postgres", "-D", str(data))
     with open(data / "postgresql.conf", "a", encoding="utf-8") as file:
         file.write(_SETTINGS)
@@ -177,6 +180,10 @@ def _prepare_for_root(data: Path) -> None:
         )
         entry = pwd.getpwnam(_SYSTEM_USER)
     os.chown(data, entry.pw_uid, entry.pw_gid)
+
+
+def _open_path(data: Path) -> None:
+    """Let the system user pass to the data and to the programs; it needs that whenever the server starts."""
     for start in (data, binaries()):
         for folder in start.resolve().parents:
             mode = folder.stat().st_mode
@@ -184,7 +191,22 @@ def _prepare_for_root(data: Path) -> None:
                 folder.chmod(mode | 0o001)
 
 
+def _stop(data: Path) -> None:
+    """Stop the server: sessions end, nothing is lost. By signal, for `pg_ctl` would have to pass to the data again."""
+    lines = _pid_lines(data)
+    if not _running(data):
+        return
+    pid, until = int(lines[0]), time.monotonic() + _STOP_TIMEOUT_S
+    os.kill(pid, signal.SIGINT)
+    while _running(data) or Path(f"/proc/{pid}").exists():
+        if time.monotonic() > until:
+            raise CliError(f"the embedded PostgreSQL (process {pid}) does not stop", ExitCode.UNAVAILABLE)
+        time.sleep(0.02)
+
+
 def _start(home: Path, data: Path) -> None:
+    if os.geteuid() == 0:
+        _open_path(data)
     sockets = _socket_dir(data)
     _call(
         home, "pg_ctl", "-w", "-t", str(_START_TIMEOUT_S), "-D", str(data), "-l", str(data / "log"),
