@@ -77,6 +77,7 @@ def read_blocks(source: Source, size: int = BLOCK) -> Iterator[Block]:
     """
     carry = b""
     total = 0  # of the line being skipped; its head is in carry
+    tail = b""  # and its last byte so far: a CR there may belong to its end
     number = 1
     while True:
         try:
@@ -89,9 +90,9 @@ def read_blocks(source: Source, size: int = BLOCK) -> Iterator[Block]:
         if total:
             end = data.find(b"\n")
             if end < 0:
-                total += len(data)
+                total, tail = total + len(data), data[-1:]
                 continue
-            yield _long(carry, number, position, total + end)
+            yield _long(carry, number, position, total + end - ((tail + data[:end]).endswith(b"\r")))
             number += 1
             total, carry, data = 0, b"", data[end + 1 :]
         data = carry + data
@@ -102,9 +103,9 @@ def read_blocks(source: Source, size: int = BLOCK) -> Iterator[Block]:
             yield block
         carry = data[cut:]
         if len(carry) > LINE_MAX + 1:  # a CR of its line end may come on top
-            total, carry = len(carry), carry[:LINE_MAX]
+            total, tail, carry = len(carry), carry[-1:], carry[:LINE_MAX]
     if total:
-        yield _long(carry, number, source.position, total)
+        yield _long(carry, number, source.position, total - (tail == b"\r"))
     elif carry:
         yield _block(carry, number, source.position)
 

@@ -14,10 +14,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from proxy.formats.lines import LINE_MAX
+from proxy.formats.lines import LINE_MAX, read_blocks
 from proxy.formats.parse import parse
 from proxy.formats.profile import BUILTIN, load_profile
-from proxy.formats.source import SourceError, file_digest
+from proxy.formats.source import SourceError, file_digest, open_source
 from tests.support.formats import CANONICAL, KAMAILIO, LINE, canonical, minimal, read_all, write
 
 GOOD = LINE.format("good")
@@ -337,3 +337,34 @@ def test_quoted_cells_round_trip(ids: list[str]) -> None:
     expected = {n + 2: i for n, i in enumerate(ids) if i}
     assert dict(zip(whole.frame["line_number"], whole.frame["ingress_call_id"], strict=True)) == expected
     assert set(whole.rejects.values()) <= {"identity.missing"}
+
+
+LONG = b"L" * (LINE_MAX + 5_000)  # longer than the smallest blocks, so that it is skipped in pieces
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    st.lists(
+        st.sampled_from([b"", b"a", b"bc\r", b"\r", LONG, LONG[:LINE_MAX], LONG[:LINE_MAX] + b"\r", LONG + b"\r"]),
+        max_size=8,
+    ),
+    st.booleans(),
+    st.sampled_from([1000, 30_000, LINE_MAX, LINE_MAX + 1, 1 << 20]),
+)
+def test_lines_do_not_depend_on_where_blocks_end(lines: list[bytes], ended: bool, size: int) -> None:
+    body = b"\n".join(lines) + (b"\n" if ended and lines else b"")
+    physical = body.split(b"\n")
+    if physical[-1] == b"":
+        physical.pop()
+    found: list[tuple[int, bytes]] = []
+    with tempfile.TemporaryDirectory() as folder, open_source(write(Path(folder), body)) as source:
+        for block in read_blocks(source, size):
+            found += [(block.first + i, block.text(i)) for i in range(len(block))]
+    assert [n for n, _ in found] == list(range(1, 1 + len(physical)))
+    for (_, text), line in zip(found, physical, strict=True):
+        content = line.removesuffix(b"\r")
+        if len(content) <= LINE_MAX:
+            assert text == content
+        else:
+            assert len(text) == LINE_MAX
+            assert b"has %d bytes" % len(content) in text

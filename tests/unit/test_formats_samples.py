@@ -106,6 +106,14 @@ def test_kamailio_times_agree_with_everything_the_file_says() -> None:
     assert answered.filter((pl.col("s") == pl.col("e")) & (pl.col("duration_ms") > 0)).height == 802
 
 
+def test_kamailio_start_is_the_setup_time_to_the_microsecond() -> None:
+    """README: only setup_time means the same in all rows."""
+    raw = pl.read_csv(KAMAILIO, separator="|", infer_schema=False, quote_char=None)["setup_time"]
+    started = kamailio().frame["started_at"].dt.epoch("us").cast(pl.String)
+    assert raw.str.contains(r"^[0-9]{10}\.[0-9]{6}$").all()
+    assert started.to_list() == raw.str.replace(".", "", literal=True).to_list()
+
+
 def test_kamailio_dispositions() -> None:
     counts = dict(kamailio().frame.group_by("disposition").len().iter_rows())
     assert counts == {"answered": 1717, "busy": 290, "cancelled": 376, "no_answer": 80, "failed": 278 + 66 + 193}
