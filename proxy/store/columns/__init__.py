@@ -22,5 +22,21 @@ from __future__ import annotations
 from proxy.store.columns.decode import Chunk, decode
 from proxy.store.columns.encode import Prepared, encode, is_empty, prepare, recurs
 from proxy.store.columns.form import ARROW, VERSION, arrow_schema
+from proxy.store.columns.tables import join, one, spelled, whole
 
-__all__ = ["ARROW", "VERSION", "Chunk", "Prepared", "arrow_schema", "decode", "encode", "is_empty", "prepare", "recurs"]
+__all__ = [
+    "ARROW",
+    "VERSION",
+    "Chunk",
+    "Prepared",
+    "arrow_schema",
+    "decode",
+    "encode",
+    "is_empty",
+    "join",
+    "one",
+    "prepare",
+    "recurs",
+    "spelled",
+    "whole",
+]

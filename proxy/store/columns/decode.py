@@ -21,6 +21,7 @@ from proxy.store.columns.form import (
     HEAD,
     INT_HEAD,
     INTS,
+    MAX_ROWS,
     NULLS,
     NUMBERS,
     POWERS,
@@ -54,6 +55,8 @@ class Chunk:
             version, self.rows, count = HEAD.unpack_from(body)
             if version != VERSION or count > len(fields):
                 raise FormatError("a chunk of a newer format: upgrade")
+            if self.rows > MAX_ROWS:
+                raise FormatError("a chunk claims too many rows")
             at = HEAD.size
             self._columns: list[_Column] = []
             for field in fields[:count]:
@@ -66,15 +69,28 @@ class Chunk:
             raise FormatError("a chunk goes on after its last field")
         self._fields = fields
 
+    def columns(self, *, coded: bool = False) -> dict[str, pa.Array]:
+        """Return every column that is not null throughout.
+
+        Args:
+            coded: leave text that is stored by a dictionary as dictionary arrays.
+        """
+        out: dict[str, pa.Array] = {}
+        for column in self._columns:
+            if column.encoding == NULLS:
+                continue
+            if column.width or column.valid is None or column.valid.any():
+                out[column.field.name] = column.array(coded)
+            if len(column.raw_rows):
+                out[column.field.name + "_raw"] = column.raw_array()
+        return out
+
     def batch(self) -> pa.RecordBatch:
         """Return everything as a record batch of the schema of ``arrow_schema``."""
-        arrays: list[pa.Array] = []
-        for position, field in enumerate(self._fields):
-            column = self._columns[position] if position < len(self._columns) else None
-            arrays.append(column.array() if column else pa.nulls(self.rows, ARROW[field.kind]))
-            if field.kind is Kind.NUMBER:
-                arrays.append(column.raw_array() if column else pa.nulls(self.rows, pa.string()))
-        return pa.RecordBatch.from_arrays(arrays, schema=arrow_schema(self._fields))
+        found = self.columns()
+        schema = arrow_schema(self._fields)
+        arrays = [found[f.name] if f.name in found else pa.nulls(self.rows, f.type) for f in schema]
+        return pa.RecordBatch.from_arrays(arrays, schema=schema)
 
     def find(self, value: int | str) -> npt.NDArray[np.int64]:
         """Return the rows in which a number stands in any number field: an integer for E.164 digits, else raw text."""
@@ -106,7 +122,10 @@ class _Texts:
     data: Bytes
 
     def __post_init__(self) -> None:
-        if len(self.lengths) and (int(self.lengths.min()) < 0 or int(self.lengths.sum()) != len(self.data)):
+        size = len(self.data)  # each length is looked at too: a sum may wrap around
+        if len(self.lengths) and not 0 <= int(self.lengths.min()) <= int(self.lengths.max()) <= size:
+            raise FormatError("a text is longer than its column")
+        if int(self.lengths.sum()) != size:
             raise FormatError("text lengths do not add up")
 
     def array(self, bitmap: pa.Buffer | None = None) -> pa.Array:
@@ -118,7 +137,10 @@ class _Texts:
     def take(self, rows: list[int]) -> list[str]:
         ends = np.cumsum(self.lengths)
         whole = self.data.tobytes()
-        return [whole[int(ends[i] - self.lengths[i]) : int(ends[i])].decode() for i in rows]
+        try:
+            return [whole[int(ends[i] - self.lengths[i]) : int(ends[i])].decode() for i in rows]
+        except UnicodeDecodeError as error:
+            raise FormatError("a text is not UTF-8") from error
 
 
 class _Column:
@@ -132,6 +154,7 @@ class _Column:
         self.delta = bool(head & DELTA)
         self.valid: Bytes | None = None
         self.raw_rows: Ints = _NONE
+        self.width = 0
         if head & VALID:
             self.valid = np.frombuffer(body, np.uint8, (rows + 7) // 8, at)
             at += len(self.valid)
@@ -196,22 +219,29 @@ class _Column:
             values *= POWERS[self.scale]
         return values
 
-    def array(self) -> pa.Array:
-        if self.encoding == NULLS:
-            return pa.nulls(self.rows, ARROW[self.field.kind])
+    def array(self, coded: bool = False) -> pa.Array:
         bitmap = None if self.valid is None else pa.py_buffer(self.valid)
         if self.encoding == TEXT:
             return self.texts.array(bitmap)
         if self.encoding == DICT:
-            if len(self.texts.lengths) == 1 and bitmap is None:
-                return pa.repeat(self.texts.array()[0], self.rows)
-            indices = pa.Array.from_buffers(pa.int32(), self.rows, [bitmap, pa.py_buffer(self.codes.astype(np.int32))])
-            return self.texts.array().take(indices)
+            return self._coded(bitmap) if coded else self._spelled(bitmap)
         return pa.Array.from_buffers(ARROW[self.field.kind], self.rows, [bitmap, pa.py_buffer(self._ints())])
 
+    def _coded(self, bitmap: pa.Buffer | None) -> pa.DictionaryArray:
+        indices = pa.Array.from_buffers(pa.int32(), self.rows, [bitmap, pa.py_buffer(self.codes.astype(np.int32))])
+        return pa.DictionaryArray.from_arrays(indices, self.texts.array())
+
+    def _spelled(self, bitmap: pa.Buffer | None) -> pa.Array:
+        lengths = self.texts.lengths
+        width = int(lengths[0])
+        if not (lengths == width).all():
+            return self._coded(bitmap).cast(pa.string())
+        # Words of one length, as most codes are: their rows of a matrix, gathered.
+        data = self.texts.data.reshape(len(lengths), width)[self.codes]
+        offsets = np.arange(0, (self.rows + 1) * width, width, dtype=np.int32) if width else _zeros(self.rows + 1)
+        return pa.Array.from_buffers(pa.string(), self.rows, [bitmap, pa.py_buffer(offsets), pa.py_buffer(data)])
+
     def raw_array(self) -> pa.Array:
-        if not len(self.raw_rows):
-            return pa.nulls(self.rows, pa.string())
         lengths = np.zeros(self.rows, np.int64)
         lengths[self.raw_rows] = self.raws.lengths
         there = np.zeros(self.rows, np.bool_)
@@ -258,6 +288,10 @@ class _Column:
 
 _NONE: Ints = np.empty(0, np.int64)
 _OF_KIND = dict.fromkeys(Kind, (NULLS, INTS)) | {Kind.TEXT: (NULLS, TEXT, DICT), Kind.NUMBER: (NULLS, NUMBERS)}
+
+
+def _zeros(count: int) -> npt.NDArray[np.int32]:
+    return np.zeros(count, np.int32)
 
 
 def _bits(bitmap: Bytes, rows: int) -> npt.NDArray[np.bool_]:

@@ -12,6 +12,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from proxy.store.columns.form import DELTA, DICT, HEAD, INT_HEAD, INTS, NUMBERS, POWERS, TEXT, VALID, VERSION
+from proxy.store.columns.tables import one
 from proxy.store.planes import Bytes, compress, to_planes, width_of
 from schema.fields import Field, Kind
 
@@ -53,11 +54,11 @@ def prepare(table: pa.Table | pa.RecordBatch, fields: Sequence[Field]) -> list[P
     for f in fields:
         absent = Prepared(f.kind, None, None)
         if f.kind is Kind.TEXT:
-            out.append(_prepare_text(_one(table.column(f.name))) if f.name in present else absent)
+            out.append(_prepare_text(one(table.column(f.name))) if f.name in present else absent)
             continue
-        column = _prepare_ints(_one(table.column(f.name)), f.kind) if f.name in present else absent
+        column = _prepare_ints(one(table.column(f.name)), f.kind) if f.name in present else absent
         if f.name + "_raw" in present:
-            raw = _prepare_text(_one(table.column(f.name + "_raw")), dictionary=False)
+            raw = _prepare_text(one(table.column(f.name + "_raw")), dictionary=False)
             if raw.offsets is not None:
                 column.raw = raw
                 if column.values is None:
@@ -65,12 +66,6 @@ def prepare(table: pa.Table | pa.RecordBatch, fields: Sequence[Field]) -> list[P
                     column.valid = np.zeros(table.num_rows, np.bool_)
         out.append(column)
     return out
-
-
-def _one(array: pa.ChunkedArray | pa.Array) -> pa.Array:
-    if isinstance(array, pa.ChunkedArray):
-        return array.combine_chunks() if array.num_chunks != 1 else array.chunk(0)
-    return array
 
 
 def _validity(array: pa.Array) -> npt.NDArray[np.bool_] | None:
@@ -100,7 +95,9 @@ def _prepare_text(array: pa.Array, dictionary: bool = True) -> Prepared:
     if array.null_count == len(array):
         return Prepared(Kind.TEXT, None, None)
     valid = _validity(array)
-    if dictionary and recurs(array):
+    if pa.types.is_dictionary(array.type) and len(array.dictionary) > MAX_DICTIONARY:
+        array = array.cast(pa.large_string())
+    if dictionary and (pa.types.is_dictionary(array.type) or recurs(array)):
         coded = array.dictionary_encode()
         if len(coded.dictionary) <= MAX_DICTIONARY:
             codes = coded.indices.fill_null(0).to_numpy(zero_copy_only=False).astype(np.int64)

@@ -18,6 +18,8 @@ HEAD: Final = struct.Struct("<BIB")
 """Version, rows, fields."""
 INT_HEAD: Final = struct.Struct("<BBq")
 """Scale, width, base."""
+MAX_ROWS: Final = 1 << 20
+"""A chunk that claims more rows is refused before anything is made for them; at most 65,536 are ever written."""
 POWERS: Final = np.array([10**e for e in range(7)], dtype=np.int64)
 
 ARROW: Final[dict[Kind, pa.DataType]] = {
