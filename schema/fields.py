@@ -62,9 +62,9 @@ class TagDomain(Enum):
     TRUNK = 5
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Field:
-    """One field of the record."""
+    """One field of the record; each exists once, so that comparing them is comparing identities."""
 
     name: str
     disclosure_class: DisclosureClass

@@ -205,7 +205,7 @@ def _open_batches(scope: Scope, batches: Sequence[Batch], keys: ClassKeys, posit
         for cls, blob in batch.blobs.items():
             made = open_class(keys, batch.shape, cls, batch.ocn(cls), blob)
             if cls in scope.classes or cls is DisclosureClass.TIMING:
-                columns |= made
+                columns |= zip(made.schema.names, made.columns, strict=True)
         tables.append(_within(scope, batch.shape, pa.table(columns), position))
     spans = [(t.num_rows, b.shape.pair_id) for t, b in zip(tables, batches, strict=True)]
     return Fetched(project(scope, pa.concat_tables(tables, promote_options="default")), spans)

@@ -155,10 +155,7 @@ class Table:
 
 def int64s(table: pa.Table | pa.RecordBatch, name: str) -> npt.NDArray[np.int64]:
     """Return a column without nulls as int64 (timestamps as microseconds)."""
-    column = table.column(name)
-    array = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
-    if isinstance(array, pa.ChunkedArray):
-        array = pa.concat_arrays(array.chunks) if array.num_chunks else pa.array([], array.type)
+    array = columns.one(table.column(name))
     if not pa.types.is_int64(array.type):
         array = array.view(pa.int64())
     return array.to_numpy(zero_copy_only=False)  # type: ignore[no-any-return]

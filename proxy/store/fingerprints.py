@@ -26,7 +26,7 @@ import pyarrow as pa
 from keys.cmac import cmac_fixed, cmac_strings
 from keys.datakeys import DataKey
 from keys.sealing import open_sealed, seal
-from proxy.store.columns import recurs
+from proxy.store.columns import one, recurs
 from proxy.store.planes import FormatError, Words, compress, decompress, from_planes, to_planes, width_of
 from proxy.store.tags import derive
 from schema.fields import FIELDS, Kind
@@ -114,7 +114,7 @@ class Fingerprinter:
         return total
 
     def _add(self, total: Words, name: str, column: pa.ChunkedArray) -> None:
-        array = column.chunk(0) if column.num_chunks == 1 else pa.concat_arrays(column.chunks)
+        array = one(column)
         if array.null_count == len(array):
             return
         k, c = self._factor(name)

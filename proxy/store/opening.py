@@ -17,19 +17,21 @@ ClassKeys = Mapping[DisclosureClass, DataKey]
 
 
 def open_class(
-    keys: ClassKeys, shape: Shape, cls: DisclosureClass, ocn: int, blob: bytes
-) -> dict[str, pa.ChunkedArray]:
-    """Open one class of a batch or piece, whole; a column that is null throughout is left out.
+    keys: ClassKeys, shape: Shape, cls: DisclosureClass, ocn: int, blob: bytes, *, coded: bool = False
+) -> pa.Table:
+    """Open one class of a batch or piece, whole; columns that are null throughout are left out.
+
+    Args:
+        coded: leave text that is stored by a dictionary as dictionary arrays.
 
     Raises:
         SealError: if the ciphertext does not open.
         FormatError: if it opened and does not hold what the format says.
     """
-    chunks = open_sealed(_key(keys, cls), blob, shape.aad(cls, ocn))
-    made = pa.Table.from_batches([columns.decode(c, CLASS_FIELDS[cls]) for c in chunks])
-    if made.num_rows != shape.rows:
+    chunks = [columns.Chunk(c, CLASS_FIELDS[cls]) for c in open_sealed(_key(keys, cls), blob, shape.aad(cls, ocn))]
+    if sum(c.rows for c in chunks) != shape.rows:
         raise FormatError("a class has another number of rows than its batch")
-    return _filled(made)
+    return columns.join([pa.table(c.columns(coded=coded)) for c in chunks])
 
 
 def open_chunk_of(
@@ -41,11 +43,12 @@ def open_chunk_of(
 
 
 def open_object(sealed: Sealed, keys: ClassKeys) -> pa.Table:
-    """Open every class of a sealed batch or piece. Raises as :func:`open_class`."""
+    """Open every class of a sealed batch or piece, text still coded. Raises as :func:`open_class`."""
     parts: dict[str, pa.ChunkedArray] = {}
     for cls, blob in sealed.blobs.items():
         ocn = sealed.ocns[0] if cls is LEGS[1] else sealed.ocns[1] if cls is LEGS[2] else 0
-        parts |= open_class(keys, sealed.shape, cls, ocn, blob)
+        made = open_class(keys, sealed.shape, cls, ocn, blob, coded=True)
+        parts |= zip(made.schema.names, made.columns, strict=True)
     return pa.table(parts)
 
 
@@ -54,8 +57,3 @@ def _key(keys: ClassKeys, cls: DisclosureClass) -> DataKey:
         return keys[cls]
     except KeyError:
         raise FormatError(f"the data key of class {cls.value} is missing from the database") from None
-
-
-def _filled(made: pa.Table) -> dict[str, pa.ChunkedArray]:
-    named = ((name, made.column(name)) for name in made.schema.names)
-    return {name: column for name, column in named if column.null_count < len(column)}

@@ -35,6 +35,8 @@ def to_planes(words: Words, width: int) -> bytes:
 
 def from_planes(view: Bytes, rows: int, width: int) -> Words:
     """Return ``rows`` words from ``rows * width`` bytes of planes."""
+    if width == 1:
+        return view.reshape(rows).astype("<u8")
     out = np.zeros((rows, 8), np.uint8)
     if width:
         out[:, :width] = view.reshape(width, rows).T

@@ -21,6 +21,7 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from keys.cmac import cmac_fixed, cmac_strings
 from keys.datakeys import DataKey
 from keys.sealing import open_sealed, seal
+from proxy.store.columns import one
 from proxy.store.planes import FormatError, Words, compress, decompress, from_planes, to_planes, width_of
 from schema.fields import FIELDS, Kind, TagDomain
 
@@ -101,12 +102,8 @@ def entries(tagger: Tagger, table: pa.Table, chunk_of_row: npt.NDArray[np.int64]
     return merged[keep]
 
 
-def _flat(column: pa.ChunkedArray) -> pa.Array:
-    return column.chunk(0) if column.num_chunks == 1 else pa.concat_arrays(column.chunks)
-
-
 def _number_entries(tagger: Tagger, column: pa.ChunkedArray, refs: Words) -> Words:
-    array = _flat(column)
+    array = one(column)
     if array.null_count:
         valid = array.is_valid().to_numpy(zero_copy_only=False)
         array, refs = array.drop_null(), refs[valid]
@@ -114,7 +111,7 @@ def _number_entries(tagger: Tagger, column: pa.ChunkedArray, refs: Words) -> Wor
 
 
 def _text_entries(tagger: Tagger, domain: TagDomain, column: pa.ChunkedArray, refs: Words) -> Words:
-    array = _flat(column)
+    array = one(column)
     if array.null_count:
         valid = array.is_valid().to_numpy(zero_copy_only=False)
         array, refs = array.drop_null(), refs[valid]

@@ -22,7 +22,7 @@ from keys.datakeys import DataKeys
 from keys.provider import Period
 from proxy.ledger.model import Entry, Kind
 from proxy.ledger.service import Ledger
-from proxy.store import tags, writer
+from proxy.store import columns, tags, writer
 from proxy.store.batches import CLASSES, PIECE_CHUNK_ROWS, Part, Table, manifest
 from proxy.store.reseal.roll import Rolling, opened, rolling_lock, runs_of
 from proxy.store.writer import Run
@@ -99,7 +99,7 @@ class _Remap(Rolling):
         found = await self.keys.ensure(self.conn, periods)
         classes = {c: found[Period(c.value, month)] for c in CLASSES}
         tables = [t async for t in opened(self.conn, [run], classes, self.executor)]
-        rows = pa.concat_tables(tables, promote_options="default")
+        rows = columns.spelled(columns.whole(columns.join(tables)))
         loop = asyncio.get_running_loop()
         changed, legs, left = await loop.run_in_executor(self.executor, _look_up, rows, lookup)
         if not changed.any():

@@ -19,7 +19,6 @@ from itertools import pairwise
 import asyncpg
 import numpy as np
 import numpy.typing as npt
-import polars as pl
 import pyarrow as pa
 
 from keys.datakeys import DataKey, DataKeys
@@ -27,7 +26,7 @@ from keys.provider import Period
 from proxy.ledger.model import Entry, Kind
 from proxy.ledger.service import Ledger
 from proxy.metrics import ROLLED_ROWS
-from proxy.store import tags, writer
+from proxy.store import columns, tags, writer
 from proxy.store.batches import (
     BATCH_ROWS,
     BATCHES_PER_RUN,
@@ -172,8 +171,8 @@ class Rolling:
                 await writer.insert_batches(self.conn, run_id, [sealed for sealed, _ in made])
         bits, segments = await run_in(_segments, tag_key, piece, month, run_id)
         for at in range(0, len(segments), 64):
-            columns = map(list, zip(*segments[at : at + 64], strict=True))
-            await self.conn.execute(writer.INSERT_SEGMENTS, month, run_id, *columns)
+            values = map(list, zip(*segments[at : at + 64], strict=True))
+            await self.conn.execute(writer.INSERT_SEGMENTS, month, run_id, *values)
         parts.extend((Part.SEGMENT, b, writer.segment_digest(month, run_id, b, n, s)) for b, n, s in segments)
         first, last = int(piece.record_ids.min()), int(piece.record_ids.max())
         run = Run(month, run_id, level, rows.num_rows, first, last, bits, None, manifest(parts))
@@ -184,8 +183,7 @@ class Rolling:
         """Return each row's pair id, and the OCN codes of each pair id."""
         sides = []
         for name in ("ingress_ocn", "egress_ocn"):
-            coded = rows.column(name).combine_chunks().dictionary_encode()
-            coded = coded.combine_chunks() if isinstance(coded, pa.ChunkedArray) else coded
+            coded = columns.one(rows.column(name)).dictionary_encode()
             codes = np.array([ocn_code(t) for t in coded.dictionary.to_pylist()], np.int64)
             sides.append(codes[coded.indices.to_numpy(zero_copy_only=False)])
         key = (sides[0] << 32) + (sides[1] + 2)  # codes begin at -2
@@ -280,12 +278,12 @@ async def _slices(tables: AsyncIterator[pa.Table]) -> AsyncIterator[pa.Table]:
     rows = 0
     async for table in tables:
         if held and rows + table.num_rows > ROLL_ROWS:
-            yield pa.concat_tables(held, promote_options="default")
+            yield columns.whole(columns.join(held))
             held, rows = [], 0
         held.append(table)
         rows += table.num_rows
     if held:
-        yield pa.concat_tables(held, promote_options="default")
+        yield columns.whole(columns.join(held))
 
 
 @dataclass(frozen=True, slots=True)
@@ -304,9 +302,7 @@ class _Piece:
 def _sort(rows: pa.Table, pair_ids: npt.NDArray[np.int64], pairs: dict[int, tuple[int, int]]) -> _Piece:
     ids = int64s(rows, "record_id")
     order = np.lexsort((ids, pair_ids))
-    frame = pl.from_arrow(rows)
-    assert isinstance(frame, pl.DataFrame)
-    ordered = frame[order].to_arrow()
+    ordered = rows.take(pa.array(order))
     return _Piece(ordered, Table(ordered), ids[order], pair_ids[order], pairs, _cuts(pair_ids[order]))
 
 
