@@ -18,7 +18,7 @@ from proxy.store.batches import CLASS_FIELDS, CLASSES
 from proxy.store.planes import FormatError, compress, decompress
 from schema.fields import DisclosureClass, Field, Kind, LegalClass
 
-quick = settings(max_examples=60, deadline=None, database=None)
+quick = settings(max_examples=25, deadline=None, database=None)
 
 LOW, HIGH = -(2**63), 2**63 - 1
 CENTURY = st.integers(946_684_800_000_000, 4_133_980_799_999_999)
@@ -232,7 +232,7 @@ def test_any_changed_byte_is_refused_or_read_but_never_another_error(table: pa.T
     assert refused
 
 
-@settings(max_examples=300, deadline=None, database=None)
+@settings(max_examples=150, deadline=None, database=None)
 @given(st.sampled_from(CLASSES), st.binary(max_size=200), st.integers(0, 60))
 def test_noise_is_refused_or_read_but_never_another_error(cls: DisclosureClass, noise: bytes, rows: int) -> None:
     head = struct.pack("<BIB", 1, rows, len(CLASS_FIELDS[cls]))
