@@ -101,6 +101,7 @@ class Gateway:
         self._health: Health | None = None
         self._disclosure: Disclosure | None = None
         self._app: web.Application | None = None
+        self.refresher: Refresher | None = None
 
     def routes(self) -> list[web.AbstractRoute]:
         """Return the public routes."""
@@ -196,9 +197,9 @@ class Gateway:
             return Peers(guard, pools[Role.OAUTH])
 
         app = self._app = application(config.issuer, self._disclosure, AuthError, authorization)
-        refresher = Refresher(pools[Role.MONITOR])
-        await refresher.start()
-        stack.push_async_callback(refresher.stop)
+        self.refresher = Refresher(pools[Role.MONITOR])
+        await self.refresher.start()
+        stack.push_async_callback(self.refresher.stop)
         # Health first, so that an operator sees a gateway that is not ready; then the door is opened.
         self._health = Health(self._checks(pools, provider, ledger))
         self._operator = Listener(self._health.app(), config.metrics_host, config.metrics_port, config.issuer)

@@ -137,10 +137,8 @@ class Listener:
 
     @property
     def port(self) -> int:
-        """The port it listens on, once started."""
-        assert self._server is not None
-        port: int = self._server.sockets[0].getsockname()[1]
-        return port
+        """The port; where 0 was asked for, the one that was had."""
+        return self._port
 
     async def start(self) -> None:
         """Listen.
@@ -164,6 +162,7 @@ class Listener:
             )
         except OSError as error:
             raise ConfigError(f"cannot listen on {self._host} port {self._port}: {error.strerror}") from error
+        self._port = self._server.sockets[0].getsockname()[1]
 
     def stop_listening(self) -> None:
         """Take no new connection; those that are open go on."""

@@ -42,11 +42,13 @@ CARRIERS = {"carrier-a": ("123A", "123B"), "carrier-b": ("456B",), "carrier-c": 
 _calls = itertools.count(1)
 
 
-def calls(count: int, ingress: str, egress: str, start: datetime = OCTOBER, **change: Any) -> list[dict[str, Any]]:
-    """Return so many calls a minute apart from ``ingress`` to ``egress``, each leg with secrets of its own."""
+def calls(
+    count: int, ingress: str, egress: str, start: datetime = OCTOBER, every_s: int = 60, **change: Any
+) -> list[dict[str, Any]]:
+    """Return so many calls from ``ingress`` to ``egress``, each leg with secrets of its own."""
     rows = []
     for i, number in zip(range(count), _calls, strict=False):
-        at = start + timedelta(minutes=i)
+        at = start + timedelta(seconds=every_s * i)
         row = {
             "started_at": at.isoformat(),
             "answered_at": (at + timedelta(seconds=4)).isoformat(),
