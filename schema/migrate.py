@@ -18,6 +18,7 @@ _NAME = re.compile(r"^(\d{4})_[a-z0-9_]+\.sql$")
 
 LOCK_TIMEOUT_MS = 10_000
 STATEMENT_TIMEOUT_MS = 300_000
+MONTHS_AHEAD = 2
 
 
 class MigrationError(Exception):
@@ -79,6 +80,12 @@ async def migrate(conn: asyncpg.Connection) -> list[str]:
                     migration.name,
                     migration.digest,
                 )
+        # Partitions ahead of need; ingest makes those of months further away when a file has records of them.
+        await conn.execute(
+            "SELECT tollgate.ensure_month(to_char(now() AT TIME ZONE 'UTC' + make_interval(months => n), 'YYYYMM')::int)"
+            " FROM generate_series(0, $1) n",
+            MONTHS_AHEAD,
+        )
         return [m.name for m in pending]
     except asyncpg.LockNotAvailableError as error:
         raise MigrationError("a table stayed locked; stop the long-running session and run it again") from error

@@ -47,7 +47,7 @@ from schema.fields import DisclosureClass
 
 T = TypeVar("T")
 
-ROWS_AT_ONCE: Final = 28_000
+ROWS_AT_ONCE: Final = 12_000
 """A piece is complete when it has so many records (a last batch may add 8,191)."""
 RELISTS: Final = 50
 """A batch that stays gone so often was not rolled away: something is wrong with the store."""
