@@ -294,9 +294,6 @@ class TokenService:
                 refused.reason,
             ) from refused
         issued = int(admission.now)
-        expires = issued + min(self._config.token_ttl_s, tokens.LIFETIME_MAX_S)
-        if admission.agreement_end is not None:
-            expires = min(expires, int(admission.agreement_end))
         return Claims(
             client_id=caller.client_id,
             token_id=secrets.token_urlsafe(24),
@@ -305,7 +302,7 @@ class TokenService:
             agreement=admission.agreement,
             details=granted,
             issued=issued,
-            expires=expires,
+            expires=tokens.expiry(issued, self._config.token_ttl_s, admission.agreement_end),
         )
 
     def _issued(self, form: Mapping[str, str], caller: Caller, claims: Claims) -> Entry:

@@ -90,6 +90,18 @@ class Claims:
         return use_hash("token", self.client_id, self.token_id)
 
 
+def expiry(issued: int, lifetime: int, agreement_end: float | None) -> int:
+    """Return when a token ends: after its lifetime, at most five minutes, and never past its agreement.
+
+    Args:
+        issued: seconds since 1970-01-01 UTC.
+        lifetime: seconds.
+        agreement_end: when the agreement ends, seconds since 1970-01-01 UTC; None: open.
+    """
+    end = issued + min(lifetime, LIFETIME_MAX_S)
+    return end if agreement_end is None else min(end, int(agreement_end))
+
+
 def write(claims: Claims, issuer: str, key: SigningKey) -> str:
     """Sign an access token."""
     payload = {

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from proxy.config import Config, ConfigError
-from proxy.oauth import details, dpop, form, jws
+from proxy.oauth import details, dpop, form, jws, tokens
 from proxy.oauth.clock import DatabaseClock
 from proxy.oauth.errors import REASONS, AuthError, Refused
 from proxy.oauth.http import _check
@@ -241,3 +241,22 @@ def test_a_challenge_names_scheme_error_and_algorithms() -> None:
         'DPoP realm="tollgate", error="invalid_token", error_description="no", algs="ES256 EdDSA PS256"'
     )
     assert AuthError(401, "", "", "token.missing").challenge() == 'DPoP realm="tollgate", algs="ES256 EdDSA PS256"'
+
+
+@pytest.mark.parametrize("claim", ["iat", "nbf"])
+@pytest.mark.parametrize(("ahead", "good"), [(0, True), (10, True), (11, False), (60, False)])
+def test_how_far_ahead_a_clock_may_be(claim: str, ahead: int, good: bool) -> None:
+    compact = jws.Compact("assertion", "", {}, {claim: 1000 + ahead, "exp": 1200})
+    if good:
+        jws.check_times(compact, 1000, 10)
+    else:
+        with pytest.raises(Refused, match=r"assertion\.time"):
+            jws.check_times(compact, 1000, 10)
+
+
+@pytest.mark.parametrize(
+    ("lifetime", "agreement_end", "end"),
+    [(300, None, 1300), (60, None, 1060), (9999, None, 1300), (300, 1299.9, 1299), (300, 5000.0, 1300)],
+)
+def test_a_token_ends_with_its_agreement_at_the_latest(lifetime: int, agreement_end: float | None, end: int) -> None:
+    assert tokens.expiry(1000, lifetime, agreement_end) == end
