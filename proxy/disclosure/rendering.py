@@ -107,4 +107,14 @@ def decimal_text(array: pa.Array) -> pa.Array:
         out[:, 2:6] = _FOUR[high].view(np.uint8).reshape(-1, 4)
         out[:, 6:] = _FOUR[low].view(np.uint8).reshape(-1, 4)
         return fixed(out, valid)
-    return decimal(array).cast(pa.string())
+    # Not Arrow's own text of a decimal: it writes 0 as "0E-8".
+    amount = np.abs(values).view(np.uint64)
+    whole, part = np.divmod(amount, np.uint64(10**DECIMAL_SCALE))
+    high, low = np.divmod(part.astype(np.int64), 10_000)
+    digits = np.empty((len(values), 2), np.uint32)
+    digits[:, 0], digits[:, 1] = _FOUR[high], _FOUR[low]
+    places = fixed(digits.view(np.uint8).reshape(-1, 8), valid)
+    sign = pa.array(np.where(values < 0, "-", ""), pa.string())
+    return pc.binary_join_element_wise(
+        pc.binary_join_element_wise(sign, pa.array(whole).cast(pa.string()), ""), places, "."
+    )

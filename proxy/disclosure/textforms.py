@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
 import numpy as np
@@ -39,10 +39,11 @@ class Csv:
                 continue
             parts += _commas(nulls)
             nulls = 0
-            parts.append(_csv_quoted(column) if field.kind in _FREE_TEXT else _text(column))
+            parts.append(_spelled(column, _csv_quoted) if field.kind in _FREE_TEXT else _text(column))
         parts += _commas(nulls)
-        lines = pc.binary_join_element_wise(*parts, ",", null_handling="replace", null_replacement="")
-        return _bytes(pc.binary_join_element_wise(lines, "", "\r\n"))
+        last = parts.pop()  # the line's end goes to its last column: a join of its own would copy every line again
+        parts.append(pc.binary_join_element_wise(last, "\r\n", "", null_handling="replace", null_replacement=""))
+        return _bytes(pc.binary_join_element_wise(*parts, ",", null_handling="replace", null_replacement=""))
 
     def end(self) -> bytes:
         """Nothing."""
@@ -51,7 +52,21 @@ class Csv:
 
 def _commas(nulls: int) -> list[pa.Scalar]:
     """A run of null columns, as one word between two separators."""
-    return [pa.scalar("," * (nulls - 1))] if nulls else []
+    return [pa.scalar(_comma_text(nulls))] if nulls else []
+
+
+def _comma_text(nulls: int) -> str:
+    return "," * (nulls - 1)
+
+
+def _spelled(column: pa.Array, escape: Callable[[pa.Array], pa.Array]) -> pa.Array | pa.Scalar:
+    """Return a text column escaped; where it is coded, its few words are, and one word alone stands for them all."""
+    if not pa.types.is_dictionary(column.type):
+        return escape(column)
+    words = escape(column.dictionary)
+    if len(words) == 1 and not column.null_count:
+        return words[0]
+    return pa.DictionaryArray.from_arrays(column.indices, words).cast(pa.string())
 
 
 def _csv_quoted(column: pa.Array) -> pa.Array:
@@ -84,11 +99,13 @@ class Ndjson:
                 literal += "null"
                 continue
             quote = "" if pa.types.is_integer(column.type) else '"'
-            value = _json_escaped(column) if field.kind in _FREE_TEXT else _text(column)
+            value = _spelled(column, _json_escaped) if field.kind in _FREE_TEXT else _text(column)
             if column.null_count:
                 value, quote = pc.coalesce(pc.binary_join_element_wise(quote, value, quote, ""), "null"), ""
             parts += [pa.scalar(literal + quote), value]
             literal = quote
+        if not parts:  # not one value in the whole piece
+            return (literal + "}\n").encode() * len(column)
         return _bytes(pc.binary_join_element_wise(*parts, pa.scalar(literal + "}\n"), ""))
 
     def end(self) -> bytes:
