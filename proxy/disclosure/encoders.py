@@ -193,6 +193,8 @@ class Encoder:
             return rendering.decimal_text(array) if self._text else rendering.decimal(array)
         if field.kind is Kind.TIME and self._text:
             return rendering.time_text(array)
+        if pa.types.is_dictionary(array.type) and not self._text:
+            return array.cast(pa.string())
         return array
 
 

