@@ -169,10 +169,10 @@ class Demo:
         heading("CDR files of two switches go in")
         (self.folder / "data").symlink_to(DATA)
         kamailio, trunks = "data/kamailio_acc_cdrs.csv", "data/trunks.csv"
-        self.tollgate("ingest", "files", kamailio, "--profile", "kamailio-acc", "--trunk-map", trunks)
-        self.tollgate("ingest", "files", "data/freeswitch_cdr_pusher.csv", "--profile", "freeswitch-csv")
+        self.tollgate("ingest", kamailio, "--profile", "kamailio-acc", "--trunk-map", trunks)
+        self.tollgate("ingest", "data/freeswitch_cdr_pusher.csv", "--profile", "freeswitch-csv")
         out.print("The same file again is a no-op:")
-        self.tollgate("ingest", "files", kamailio, "--profile", "kamailio-acc", "--trunk-map", trunks)
+        self.tollgate("ingest", kamailio, "--profile", "kamailio-acc", "--trunk-map", trunks)
 
     @contextlib.contextmanager
     def serving(self) -> Iterator[None]:
