@@ -43,7 +43,8 @@ class Csv:
         parts += _commas(nulls)
         last = parts.pop()  # the line's end goes to its last column: a join of its own would copy every line again
         parts.append(pc.binary_join_element_wise(last, "\r\n", "", null_handling="replace", null_replacement=""))
-        return _bytes(pc.binary_join_element_wise(*parts, ",", null_handling="replace", null_replacement=""))
+        lines = pc.binary_join_element_wise(*parts, ",", null_handling="replace", null_replacement="")
+        return _lines(lines, len(column))
 
     def end(self) -> bytes:
         """Nothing."""
@@ -52,11 +53,7 @@ class Csv:
 
 def _commas(nulls: int) -> list[pa.Scalar]:
     """A run of null columns, as one word between two separators."""
-    return [pa.scalar(_comma_text(nulls))] if nulls else []
-
-
-def _comma_text(nulls: int) -> str:
-    return "," * (nulls - 1)
+    return [pa.scalar("," * (nulls - 1))] if nulls else []
 
 
 def _spelled(column: pa.Array, escape: Callable[[pa.Array], pa.Array]) -> pa.Array | pa.Scalar:
@@ -104,9 +101,7 @@ class Ndjson:
                 value, quote = pc.coalesce(pc.binary_join_element_wise(quote, value, quote, ""), "null"), ""
             parts += [pa.scalar(literal + quote), value]
             literal = quote
-        if not parts:  # not one value in the whole piece
-            return (literal + "}\n").encode() * len(column)
-        return _bytes(pc.binary_join_element_wise(*parts, pa.scalar(literal + "}\n"), ""))
+        return _lines(pc.binary_join_element_wise(*parts, pa.scalar(literal + "}\n"), ""), len(column))
 
     def end(self) -> bytes:
         """Nothing."""
@@ -127,6 +122,11 @@ def _json_escaped(column: pa.Array) -> pa.Array:
 
 def _text(column: pa.Array) -> pa.Array:
     return column if pa.types.is_string(column.type) else column.cast(pa.string())
+
+
+def _lines(joined: pa.Array | pa.Scalar, rows: int) -> bytes:
+    """The bytes of all lines; where no column differs from row to row the join has given one line for all."""
+    return joined.as_py().encode() * rows if isinstance(joined, pa.Scalar) else _bytes(joined)
 
 
 def _bytes(column: pa.Array) -> bytes:

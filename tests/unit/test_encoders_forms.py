@@ -220,6 +220,26 @@ def test_a_piece_in_which_nothing_asked_for_has_a_value(media: MediaType) -> Non
         assert all(column.null_count == 3 for column in made.columns)
 
 
+@pytest.mark.parametrize("media", MediaType)
+def test_coded_columns_are_the_same_cells(media: MediaType) -> None:
+    """The reader may hand over text coded by a dictionary: one word, several, words that need quoting, nulls."""
+    coded = {
+        "codec": ['a,"b"\n'] * 4,
+        "switch_id": ["x", "y", '"', None],
+        "disposition": [None, None, "busy", "busy"],
+        "state": ["\u00e9"] * 4,
+    }
+    fields = tuple(BY_NAME[n] for n in coded)
+    for some in (coded, {"codec": coded["codec"]}, {"codec": coded["codec"], "state": coded["state"]}):
+        ids = {"record_id": pa.array(range(4), pa.int64())}
+        plain = pa.table(ids | {n: pa.array(v) for n, v in some.items()})
+        words = pa.table(ids | {n: pa.array(v).dictionary_encode() for n, v in some.items()})
+        answers = [encode(media, [RowBlock(t)], fields) for t in (plain, words)]
+        assert answers[0] == answers[1]
+        lines = {MediaType.CSV: b"\r\n", MediaType.NDJSON: b"}\n"}
+        assert media not in lines or answers[0].count(lines[media]) == 4 + (media is MediaType.CSV)
+
+
 def one(name: str, value: Any, media: MediaType = MediaType.CSV, raw: str | None = None) -> str:
     """One cell as text, behind the record's id."""
     columns = {"record_id": pa.array([1], pa.int64()), name: pa.array([value], ARROW[BY_NAME[name].kind])}
