@@ -285,6 +285,9 @@ async def test_a_days_rows_are_all_there_is(served: Served, ledger: Ledger) -> N
     assert (outcome.kind, outcome.outcome["why"], outcome.outcome["rows"]) == (Kind.ACCESS_OUTCOME, "quota", 0)
     assert served.guard.budget == 5
     assert (await served.get(QUESTION + "&limit=5")).status == 200
+    served.guard.budget = 10**6
+    assert (await served.get(QUESTION)).status == 200
+    assert served.guard.budget == 10**6 - 95, "what was taken ahead and not used is given back"
 
 
 async def test_a_store_that_fails_is_a_problem_without_its_words(served: Served, ledger: Ledger) -> None:

@@ -264,6 +264,13 @@ async def test_segments_follow_each_other_and_places_name_theirs(executor: Threa
     await delivery.prepare(small=False)
     await delivery.send(FakeSink(later.events), {})
     assert later.outcome["records"]["runs"] == [["11", "15"]]
+    # A position belongs to its own segment: the next one begins at its beginning; the limit is over all of them.
+    middle = Case(rows=15, scopes=(SCOPE, SCOPE), start=Place(0, Position(202610, 1, 10)), limit=17)
+    delivery = middle.make(executor)
+    await delivery.prepare(small=False)
+    await delivery.send(FakeSink(middle.events), {})
+    assert middle.outcome["records"]["runs"] == [["11", "15"], ["1", "12"]]
+    assert middle.outcome["state"] == "limited"
 
 
 async def test_a_reader_that_does_not_read_holds_a_bounded_number_of_pieces(executor: ThreadPoolExecutor) -> None:
