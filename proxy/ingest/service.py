@@ -175,6 +175,9 @@ class _File:
         if month in self._month_keys:
             return
         await self._side.execute("SELECT tollgate.ensure_month($1)", month)
+        # A session hears of new partitions when it takes a lock it does not hold yet, and this transaction holds the
+        # parents' already. A name it never looked up before makes it read the catalogue, which takes such a lock.
+        await self._conn.fetchval("SELECT to_regclass($1)", f"tollgate.staging_{month}")
         periods = [Period(c.value, month) for c in CLASSES] + [Period(fingerprints.KEY_CLASS, month)]
         periods.append(Period(KEY_CLASS, self._this_month))
         found = await self._keys.ensure(self._side, periods)

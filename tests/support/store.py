@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import Any
 
 import asyncpg
-import pyarrow as pa
 
 from keys.datakeys import DataKeys
 from keys.file_provider import FileProvider
@@ -33,6 +32,7 @@ from proxy.ingest.service import Ingest, Report
 from proxy.ledger.service import Ledger
 from proxy.store.audit import check
 from proxy.store.batches import CLASSES
+from proxy.store.columns import join
 from proxy.store.reseal.remap import Remapped, remap
 from proxy.store.reseal.roll import Rolled, opened, roll, runs_of
 from schema.fields import DisclosureClass
@@ -110,7 +110,8 @@ def unmapped_profile(tmp_path: Path, mapped: Mapping[str, str] | None = None) ->
     """A profile that reads canonical CSV, but takes the OCNs from a trunk map: of its trunks, ``mapped`` are in it."""
     path = tmp_path / "trunks.csv"
     entries = {"trunk-in-123A": "123A", "trunk-out-456B": "456B", **(mapped or {})}
-    path.write_text("trunk,ocn\n" + "".join(f"{t},{o}\n" for t, o in entries.items()))
+    lines = [f"{t},{'ingress' if '-in-' in t else 'egress'},{o}\n" for t, o in entries.items()]
+    path.write_text("name,direction,ocn\n" + "".join(lines))
     return load_profile("tollgate", trunk_map=path)
 
 
@@ -219,7 +220,7 @@ class Store:
             month = row["month"]
             keys = await self.class_keys(month)
             tables = [t async for t in opened(self.conn, await runs_of(self.conn, month), keys, self.executor)]
-            found += pa.concat_tables(tables, promote_options="default").to_pylist()
+            found += join(tables).to_pylist()
         return sorted(found, key=lambda r: r["record_id"])
 
     async def class_keys(self, month: int) -> dict[DisclosureClass, DataKey]:
