@@ -105,6 +105,7 @@ class Ingest:
         Raises:
             SourceError: the file is not of this profile, or cannot be read to its end. Nothing of it is stored.
         """
+        stamp = await asyncio.to_thread(_stamp, path)
         digest, size = await asyncio.to_thread(file_digest, path)
         async with self._conn.transaction():
             # One ingest at a time: whether a record is a duplicate must not change between asking and storing.
@@ -113,7 +114,7 @@ class Ingest:
             if known is not None:
                 return Report(path, ingest_id=known, already=True)
             ingest_id = await self._conn.fetchval("SELECT nextval('tollgate.store_id')")
-            return await _File(self, path, profile, ingest_id, progress).ingest(digest, size)
+            return await _File(self, path, profile, ingest_id, progress).ingest(digest, size, stamp)
 
 
 class _File:
@@ -140,7 +141,7 @@ class _File:
         self._reject_pieces = 0
         self._this_month = int(datetime.now(UTC).strftime("%Y%m"))
 
-    async def ingest(self, digest: bytes, size: int) -> Report:
+    async def ingest(self, digest: bytes, size: int, stamp: tuple[int, ...]) -> Report:
         chunks = parse(self._path, self._profile)
         loop = asyncio.get_running_loop()
         ahead = loop.run_in_executor(self._executor, _next, chunks)
@@ -151,7 +152,7 @@ class _File:
                 self._progress(parsed.bytes_done)
         finally:
             await asyncio.wait([ahead])
-        if await asyncio.to_thread(file_digest, self._path) != (digest, size):
+        if await asyncio.to_thread(_stamp, self._path) != stamp:
             raise SourceError("changed while it was read", self._path, None, "ingest it again once it is whole")
         await self._finish(digest, size)
         return self._report
@@ -314,6 +315,12 @@ class _File:
             await writer.insert_run(self._conn, run)
             runs.append(run)
         return runs
+
+
+def _stamp(path: Path) -> tuple[int, ...]:
+    """What of a file changes when it is written to."""
+    found = path.stat()
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
 
 
 def _next(chunks: Iterator[Parsed]) -> Parsed | None:

@@ -47,7 +47,7 @@ UPDATE tollgate.store_head SET next_record_id = next_record_id + $1 RETURNING ne
 """
 SELECT_PIECES = f"""
 SELECT month, run_id, piece, rows, format, classes, first_start, last_start, {_SHARED_COLUMNS}, ingress_leg, egress_leg
-FROM tollgate.staging WHERE month = $1 AND run_id = $2 AND piece = $3
+FROM tollgate.staging WHERE month = $1 AND run_id = $2 AND piece = ANY ($3) ORDER BY piece
 """
 _BATCH_COLUMNS = f"""b.month, b.batch_id, b.pair_id, b.ingress_ocn, b.egress_ocn, b.rows, b.first_record_id,
     b.last_record_id, b.first_start, b.last_start, b.format, b.classes,
@@ -199,8 +199,9 @@ async def objects(conn: asyncpg.Connection, run: Run, group: int = 32) -> AsyncI
     """Yield a run's sealed objects in order, some at a time."""
     ids = await object_ids(conn, run)
     if run.level == 0:
-        for piece in ids:
-            yield [sealed_from(r) for r in await conn.fetch(SELECT_PIECES, run.month, run.run_id, piece)]
+        for at in range(0, len(ids), 2):
+            rows = await conn.fetch(SELECT_PIECES, run.month, run.run_id, ids[at : at + 2])
+            yield [sealed_from(r) for r in rows]
         return
     for at in range(0, len(ids), group):
         rows = await conn.fetch(SELECT_BATCHES, run.month, run.run_id, ids[at : at + group])

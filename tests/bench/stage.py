@@ -10,7 +10,7 @@ import secrets
 import subprocess
 import sys
 import tempfile
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
@@ -75,7 +75,7 @@ async def stage(name: str) -> AsyncIterator[Stage]:
     """A fresh database ``name`` (on TOLLGATE_DATABASE_URL's server, or an embedded one) and its home."""
     async with AsyncExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="tollgate-bench-")))
-        server = stack.enter_context(_server(folder))
+        server = await stack.enter_async_context(_server(folder))
         admin = await asyncpg.connect(server)
         await admin.execute(f"CREATE DATABASE {name}")
         await admin.close()
@@ -100,16 +100,16 @@ async def stage(name: str) -> AsyncIterator[Stage]:
         yield Stage(folder, config, owner, ledger, keys, executor)
 
 
-@contextlib.contextmanager
-def _server(folder: Path) -> Iterator[str]:
+@contextlib.asynccontextmanager
+async def _server(folder: Path) -> AsyncIterator[str]:
     if url := os.environ.get("TOLLGATE_DATABASE_URL"):
         yield url
         return
-    server = embedded.use(folder / "server")
+    server = await asyncio.to_thread(embedded.use, folder)
     try:
         yield server.url
     finally:
-        server.release()
+        await asyncio.to_thread(server.release)
 
 
 @dataclass(frozen=True)

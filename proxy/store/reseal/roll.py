@@ -9,12 +9,14 @@ answers are ordered by (month, pair, record id), which a roll does not change.
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from concurrent.futures import Executor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
+from typing import TypeVar
 
 import asyncpg
 import numpy as np
@@ -42,6 +44,8 @@ from proxy.store.batches import (
 from proxy.store.opening import open_object
 from proxy.store.writer import Run
 from schema.fields import DisclosureClass, ocn_code
+
+T = TypeVar("T")
 
 ROLL_ROWS = 1 << 20
 """Most rows held open at once, and the size beyond which a run is not merged further."""
@@ -161,15 +165,13 @@ class Rolling:
         run_in = partial(asyncio.get_running_loop().run_in_executor, self.executor)
         pair_ids, pairs = await self._pairs(rows)
         piece = await run_in(_sort, rows, pair_ids, pairs)
+        tagged = run_in(_segments, tag_key, piece, month, run_id)
         parts: list[tuple[Part, int, bytes]] = []
-        for at in range(0, len(piece.cuts), 64):
-            share = piece.cuts[at : at + 64]
-            # Two halves at once: sealing leaves the interpreter's lock for most of its time.
-            halves = (share[: len(share) // 2], share[len(share) // 2 :])
-            for made in await asyncio.gather(*(run_in(_seal, piece, classes, month, run_id, h) for h in halves if h)):
-                parts.extend((Part.BATCH, sealed.shape.object_id, digest) for sealed, digest in made)
-                await writer.insert_batches(self.conn, run_id, [sealed for sealed, _ in made])
-        bits, segments = await run_in(_segments, tag_key, piece, month, run_id)
+        shares = (piece.cuts[at : at + 32] for at in range(0, len(piece.cuts), 32))
+        async for made in in_order(run_in(_seal, piece, classes, month, run_id, share) for share in shares):
+            parts.extend((Part.BATCH, sealed.shape.object_id, digest) for sealed, digest in made)
+            await writer.insert_batches(self.conn, run_id, [sealed for sealed, _ in made])
+        bits, segments = await tagged
         for at in range(0, len(segments), 64):
             values = map(list, zip(*segments[at : at + 64], strict=True))
             await self.conn.execute(writer.INSERT_SEGMENTS, month, run_id, *values)
@@ -259,17 +261,30 @@ async def opened(
     conn: asyncpg.Connection, group: Sequence[Run], classes: dict[DisclosureClass, DataKey], executor: Executor
 ) -> AsyncIterator[pa.Table]:
     """Yield the records of runs in record-id order within each run, record ids included."""
-    loop = asyncio.get_running_loop()
+    run_in = partial(asyncio.get_running_loop().run_in_executor, executor)
     for run in group:
         at = run.first_record_id
         async for sealed in writer.objects(conn, run):
-            tables = await asyncio.gather(*(loop.run_in_executor(executor, open_object, s, classes) for s in sealed))
-            for made in tables:
+            for made in await asyncio.gather(*(run_in(open_object, s, classes) for s in sealed)):
                 if run.level == 0:  # a staged record's id is the run's first id plus its position
                     ids = pa.array(np.arange(at, at + made.num_rows))
                     made = made.append_column("record_id", ids)
                     at += made.num_rows
                 yield made
+
+
+async def in_order(work: Iterable[asyncio.Future[T]]) -> AsyncIterator[T]:
+    """Yield results in order, with two more in the making while one is used; ``work`` starts each as it is drawn."""
+    waiting: deque[asyncio.Future[T]] = deque()
+    try:
+        for started in work:
+            waiting.append(started)
+            if len(waiting) > 2:
+                yield await waiting.popleft()
+        while waiting:
+            yield await waiting.popleft()
+    finally:
+        await asyncio.gather(*waiting, return_exceptions=True)
 
 
 async def _slices(tables: AsyncIterator[pa.Table]) -> AsyncIterator[pa.Table]:
