@@ -8,6 +8,7 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
+import asyncpg
 import click
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
@@ -20,6 +21,7 @@ from proxy.formats.profile import BUILTIN, Profile, load_profile
 from proxy.formats.source import SourceError
 from proxy.ingest.rejects import Reject, rejects_of
 from proxy.ingest.service import Ingest, Report
+from proxy.ledger.model import LedgerUnavailable
 from proxy.store.reseal.roll import ROLL_ROWS, roll
 from schema.roles import Role
 
@@ -123,6 +125,13 @@ async def _ingest(
                 report = await service.file(path, profile, lambda done, b=before: bar.update(task, completed=b + done))  # type: ignore[misc]
             except SourceError as error:
                 failed.append(error)
+            except (asyncpg.PostgresError, asyncpg.InterfaceError, ConnectionError, LedgerUnavailable) as error:
+                why = error.__cause__ or error  # the log's error has the database's behind it
+                raise CliError(
+                    f"{path}: the database failed: {why}",
+                    ExitCode.UNAVAILABLE,
+                    "nothing of this file is stored, files before it are; once the database is well run the same again",
+                ) from error
             else:
                 reports.append(report)
                 staged += report.stored
