@@ -168,6 +168,7 @@ class Gateway:
         signing = SigningKeys(config.keyring_dir)
         keys = DataKeys(provider)
         pools = {role: await stack.enter_async_context(_pool(config, role)) for role in POOL_SIZES}
+        spending = await stack.enter_async_context(_pool(config, Role.OAUTH, synchronous_commit="off"))
         # The log before anything that could disclose; it refuses a server that acknowledges what is not durable.
         ledger = Ledger(pools[Role.LOG], keys, config.log_group_max)
         await ledger.start()
@@ -197,7 +198,7 @@ class Gateway:
                 provider=provider,
                 refused=summary.count,
             )
-            return Peers(guard, pools[Role.OAUTH])
+            return Peers(guard, pools[Role.OAUTH], spending)
 
         app = self._app = application(config.issuer, self._disclosure, AuthError, authorization)
         self.refresher = Refresher(pools[Role.MONITOR])
@@ -270,7 +271,7 @@ def is_loopback(host: str) -> bool:
     return host in ("localhost", "::1") or host.startswith("127.")
 
 
-def _pool(config: Config, role: Role) -> asyncpg.Pool:
+def _pool(config: Config, role: Role, **settings: str) -> asyncpg.Pool:
     return asyncpg.create_pool(
         config.role_url(role),
         min_size=1,
@@ -281,6 +282,7 @@ def _pool(config: Config, role: Role) -> asyncpg.Pool:
             "application_name": f"tollgate gateway {role.name.lower()}",
             "statement_timeout": str(STATEMENT_S * 1000),
             "idle_in_transaction_session_timeout": "10000",
+            **settings,
         },
     )
 

@@ -6,6 +6,8 @@ bytes that are alike stand together, and one transposition opens them.
 
 from __future__ import annotations
 
+import threading
+
 import numpy as np
 import numpy.typing as npt
 import zstandard
@@ -43,9 +45,20 @@ def from_planes(view: Bytes, rows: int, width: int) -> Words:
     return out.view("<u8").reshape(rows)
 
 
+class _Zstd(threading.local):
+    """Contexts are not to be shared between threads, and making one costs as much as a small frame."""
+
+    def __init__(self) -> None:
+        self.compressor = zstandard.ZstdCompressor(level=ZSTD_LEVEL, write_checksum=False)
+        self.decompressor = zstandard.ZstdDecompressor()
+
+
+_ZSTD = _Zstd()
+
+
 def compress(body: bytes) -> bytes:
     """Return one zstd frame."""
-    return zstandard.ZstdCompressor(level=ZSTD_LEVEL, write_checksum=False).compress(body)
+    return _ZSTD.compressor.compress(body)
 
 
 def decompress(frame: bytes | memoryview) -> bytes:
@@ -57,6 +70,6 @@ def decompress(frame: bytes | memoryview) -> bytes:
     try:
         if not 0 <= zstandard.frame_content_size(frame) <= MAX_BODY:
             raise FormatError("a frame claims too many bytes")
-        return zstandard.ZstdDecompressor().decompress(frame)
+        return _ZSTD.decompressor.decompress(frame)
     except zstandard.ZstdError as error:
         raise FormatError("not a zstd frame") from error

@@ -5,8 +5,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hashlib
+import secrets
+import shutil
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
 from typing import Any
 
 import aiohttp
@@ -17,8 +20,7 @@ from proxy import metrics
 from proxy.disclosure import delivery as delivery_module
 from proxy.disclosure import service as service_module
 from proxy.ledger.model import Kind
-from tests.conftest import Database
-from tests.support.gate import QUESTION, Gate, calls, gate
+from tests.support.gate import QUESTION, Gate, calls, copy_of, drop, gate
 from tests.support.oauth import Peer
 
 ROWS = 130_000
@@ -26,14 +28,45 @@ ROWS = 130_000
 CSV = {"Accept": "text/csv"}
 
 
+@pytest.fixture(scope="module")
+def snapshot(server_url: str, template: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path]]:
+    """Name of a database with the records, made once, and the keyring that belongs to it."""
+    name = "tollgate_snapshot_" + secrets.token_hex(4)
+    home = tmp_path_factory.mktemp("snapshot") / "home"
+
+    async def make() -> None:
+        database = await copy_of(server_url, template, name, home)
+        async with gate(database) as running:
+            half = ROWS // 2
+            await running.ingest([*calls(half, "123A", "456B", every_s=30), *calls(half, "456B", "123B", every_s=30)])
+
+    asyncio.run(make())
+    yield name, home
+    asyncio.run(drop(server_url, name))
+
+
 @pytest.fixture
-async def world(database: Database, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Gate]:
+async def world(
+    server_url: str, snapshot: tuple[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[Gate]:
     monkeypatch.setattr(delivery_module, "ALIVE_EVERY_S", 0.05)
-    async with gate(database, stream_stall_s=2, progress_rows=40_000) as running:
-        await running.ingest(
-            [*calls(ROWS // 2, "123A", "456B", every_s=30), *calls(ROWS // 2, "456B", "123B", every_s=30)]
-        )
-        yield running
+    name = "tollgate_test_" + secrets.token_hex(6)
+    database = await copy_of(server_url, snapshot[0], name, tmp_path / "home")
+    shutil.copytree(snapshot[1] / "keys", tmp_path / "home" / "keys")
+    try:
+        async with gate(database, fresh=False, stream_stall_s=2, progress_rows=40_000) as running:
+            yield running
+    finally:
+        await drop(server_url, name)
+
+
+@pytest.fixture
+async def owner(world: Gate) -> AsyncIterator[asyncpg.Connection]:
+    conn = await asyncpg.connect(world.config.database_url)
+    try:
+        yield conn
+    finally:
+        await conn.close()
 
 
 class Reader:

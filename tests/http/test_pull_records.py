@@ -196,3 +196,31 @@ async def test_a_days_rows_are_taken_exactly(world: Gate, owner: asyncpg.Connect
     assert len(await world.pull(peer, QUESTION + "&limit=20")) == 20
     answer = await world.ask(peer, "GET", QUESTION + "&limit=1")
     assert answer.status == 429
+
+
+async def test_credentials_are_taken_only_as_a_bound_token_in_its_header(world: Gate) -> None:
+    await world.ingest(calls(3, "123A", "456B"))
+    peer = await world.peer()
+    good = await world.headers(peer, "GET", QUESTION)
+    token = good["Authorization"].removeprefix("DPoP ")
+    bearer = (await world.headers(peer, "GET", QUESTION)) | {"Authorization": f"Bearer {token}"}
+    assertion_as_token = peer.own_form()["client_assertion"]
+    for path, headers, status in (
+        (QUESTION, {}, 401),
+        (QUESTION, {"Authorization": f"DPoP {token}"}, 401),
+        (QUESTION, bearer, 401),
+        (QUESTION, good | {"Authorization": f"DPoP {assertion_as_token}"}, 401),
+        (QUESTION, good | {"Authorization": f"DPoP {good['DPoP']}"}, 401),
+        (QUESTION + f"&access_token={token}", await world.headers(peer, "GET", QUESTION), 400),
+        (QUESTION, await world.headers(peer, "POST", QUESTION), 401),
+        (QUESTION, await world.headers(peer, "GET", "/v1/other"), 401),
+        (QUESTION, good, 200),
+        (QUESTION, good, 401),
+    ):
+        async with world.http.get(world.gateway.url + path, headers=headers) as response:
+            assert response.status == status
+            if status != 200:
+                assert response.content_type == "application/problem+json"
+                assert response.headers["WWW-Authenticate"].startswith("DPoP ")
+                assert token not in await response.text()
+    assert len(await world.entries(Kind.ACCESS_INTENT)) == 1

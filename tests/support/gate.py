@@ -31,7 +31,7 @@ from proxy.registry.model import Agreement, Carrier, Client, OcnOwnership
 from proxy.registry.service import Registry
 from proxy.store.reseal.roll import roll
 from schema.roles import Role
-from tests.conftest import Database
+from tests.conftest import PASSWORDS, Database, with_database
 from tests.support.api import Answer
 from tests.support.oauth import Peer, new_key
 
@@ -168,12 +168,15 @@ class Gate:
 
 
 @contextlib.asynccontextmanager
-async def gate(database: Database, **settings: Any) -> AsyncIterator[Gate]:
-    """Three carriers with agreements, and a gateway on plain HTTP over loopback."""
+async def gate(database: Database, *, fresh: bool = True, **settings: Any) -> AsyncIterator[Gate]:
+    """Three carriers with agreements, and a gateway on plain HTTP over loopback.
+
+    Not ``fresh``: keyring and carriers are there already (the database is a copy of one made so).
+    """
     values = {"issuer": "https://gate.example", "tls_cert": ""} | settings
     config = replace(database.config, **values)
     async with contextlib.AsyncExitStack() as stack:
-        provider = FileProvider.create(config.keyring_dir)
+        provider = FileProvider.create(config.keyring_dir) if fresh else FileProvider(config.keyring_dir)
         keys = DataKeys(provider)
         pool = await stack.enter_async_context(asyncpg.create_pool(config.role_url(Role.LOG), min_size=1, max_size=3))
         ledger = Ledger(pool, keys)
@@ -182,7 +185,7 @@ async def gate(database: Database, **settings: Any) -> AsyncIterator[Gate]:
         operator = await asyncpg.connect(config.role_url(Role.OPERATOR))
         stack.push_async_callback(operator.close)
         registry = Registry(ledger, by="operator-1")
-        for carrier, ocns in CARRIERS.items():
+        for carrier, ocns in CARRIERS.items() if fresh else ():
             periods = tuple(OcnOwnership(ocn, carrier, date(2020, 1, 1)) for ocn in ocns)
             await registry.add_carrier(operator, Carrier(carrier, f"Example {carrier.title()}"), periods)
             terms = Agreement(f"ICA-{carrier}", carrier, date(2020, 1, 1), None, "s. 9 (CPNI)")
@@ -192,3 +195,26 @@ async def gate(database: Database, **settings: Any) -> AsyncIterator[Gate]:
         stack.push_async_callback(gateway.stop, 0)
         http = await stack.enter_async_context(aiohttp.ClientSession(auto_decompress=False))
         yield Gate(config, gateway, http, registry, operator, ledger, keys, stack)
+
+
+async def copy_of(server_url: str, template: str, name: str, home: Path) -> Database:
+    """Make database ``name`` as a copy of another, and a home for it."""
+    conn = await asyncpg.connect(server_url)
+    try:
+        await conn.execute(f"CREATE DATABASE {name} TEMPLATE {template}")
+    finally:
+        await conn.close()
+    home.mkdir(mode=0o700)
+    config = Config(home=home, database_url=with_database(server_url, name), listen_port=0, metrics_port=0)
+    config.roles_file.write_text(json.dumps(PASSWORDS))
+    config.roles_file.chmod(0o600)
+    return Database(config.database_url, config)
+
+
+async def drop(server_url: str, name: str) -> None:
+    """Drop a database."""
+    conn = await asyncpg.connect(server_url)
+    try:
+        await conn.execute(f"DROP DATABASE {name} WITH (FORCE)")
+    finally:
+        await conn.close()

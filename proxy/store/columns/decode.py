@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import struct
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -169,17 +170,13 @@ class _Column:
                 at = self._exceptions(at)
         elif self.encoding == TEXT:
             self.width = body[at]
-            at = self._planes(at + 1)
-            self.texts, at = self._strings(self._words().view(np.int64), at)
+            at = self._data(self._planes(at + 1))
         elif self.encoding == DICT:
             count = int.from_bytes(body[at : at + 2], "little") + 1
-            lengths = np.frombuffer(body, "<u4", count, at + 2).astype(np.int64)
-            self.texts, at = self._strings(lengths, at + 2 + 4 * count)
+            self.lengths = np.frombuffer(body, "<u4", count, at + 2)
+            at = self._data(at + 2 + 4 * count)
             self.width = body[at]
             at = self._planes(at + 1)
-            self.codes = self._words()
-            if rows and int(self.codes.max()) >= count:
-                raise FormatError("a code outside its dictionary")
         self.end = at
 
     def _planes(self, at: int) -> int:
@@ -189,12 +186,27 @@ class _Column:
         end: int = at + self.rows * self.width
         return end
 
-    def _words(self) -> Words:
-        return from_planes(self.planes, self.rows, self.width)
-
-    def _strings(self, lengths: Ints, at: int) -> tuple[_Texts, int]:
+    def _data(self, at: int) -> int:
         size = int.from_bytes(self.body[at : at + 4], "little")
-        return _Texts(lengths, np.frombuffer(self.body, np.uint8, size, at + 4)), at + 4 + size
+        self.data = np.frombuffer(self.body, np.uint8, size, at + 4)
+        return at + 4 + size
+
+    def _words(self, rows: Ints | None = None) -> Words:
+        if rows is None:
+            return from_planes(self.planes, self.rows, self.width)
+        return from_planes(self.planes.reshape(self.width, self.rows)[:, rows], len(rows), self.width)
+
+    @cached_property
+    def texts(self) -> _Texts:
+        """The values of a text column, or the words of its dictionary."""
+        lengths = self._words().view(np.int64) if self.encoding == TEXT else self.lengths.astype(np.int64)
+        return _Texts(lengths, self.data)
+
+    def _codes(self, rows: Ints | None = None) -> Words:
+        codes = self._words(rows)
+        if len(codes) and int(codes.max()) >= len(self.lengths):
+            raise FormatError("a code outside its dictionary")
+        return codes
 
     def _exceptions(self, at: int) -> int:
         count = int.from_bytes(self.body[at : at + 4], "little")
@@ -203,7 +215,8 @@ class _Column:
             return at
         self.raw_rows = np.frombuffer(self.body, "<u4", count, at).astype(np.int64)
         lengths = np.frombuffer(self.body, "<u4", count, at + 4 * count).astype(np.int64)
-        self.raws, at = self._strings(lengths, at + 8 * count)
+        at = self._data(at + 8 * count)
+        self.raws = _Texts(lengths, self.data)
         steps = np.diff(self.raw_rows)
         if int(self.raw_rows[-1]) >= self.rows or (len(steps) and int(steps.min()) < 1):
             raise FormatError("an exception outside its rows")
@@ -228,7 +241,7 @@ class _Column:
         return pa.Array.from_buffers(ARROW[self.field.kind], self.rows, [bitmap, pa.py_buffer(self._ints())])
 
     def _coded(self, bitmap: pa.Buffer | None) -> pa.DictionaryArray:
-        indices = pa.Array.from_buffers(pa.int32(), self.rows, [bitmap, pa.py_buffer(self.codes.astype(np.int32))])
+        indices = pa.Array.from_buffers(pa.int32(), self.rows, [bitmap, pa.py_buffer(self._codes().astype(np.int32))])
         return pa.DictionaryArray.from_arrays(indices, self.texts.array())
 
     def _spelled(self, bitmap: pa.Buffer | None) -> pa.Array:
@@ -237,7 +250,7 @@ class _Column:
         if not (lengths == width).all():
             return self._coded(bitmap).cast(pa.string())
         # Words of one length, as most codes are: their rows of a matrix, gathered.
-        data = self.texts.data.reshape(len(lengths), width)[self.codes]
+        data = self.texts.data.reshape(len(lengths), width)[self._codes()]
         offsets = np.arange(0, (self.rows + 1) * width, width, dtype=np.int32) if width else _zeros(self.rows + 1)
         return pa.Array.from_buffers(pa.string(), self.rows, [bitmap, pa.py_buffer(offsets), pa.py_buffer(data)])
 
@@ -270,12 +283,11 @@ class _Column:
         if self.encoding == TEXT:
             values: list[Any] = self.texts.take(rows.tolist())
         elif self.encoding == DICT:
-            values = self.texts.take(self.codes[rows].tolist())
+            values = self.texts.take(self._codes(rows).tolist())
         elif self.delta or not self.width:
             values = self._ints()[rows].tolist()
         else:
-            words = from_planes(self.planes.reshape(self.width, self.rows)[:, rows], len(rows), self.width)
-            values = ((words.view(np.int64) + self.base) * POWERS[self.scale]).tolist()
+            values = ((self._words(rows).view(np.int64) + self.base) * POWERS[self.scale]).tolist()
         if self.valid is None:
             return values
         return [v if ok else None for v, ok in zip(values, _bits(self.valid, self.rows)[rows].tolist(), strict=True)]
