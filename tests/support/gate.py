@@ -204,11 +204,15 @@ async def copy_of(server_url: str, template: str, name: str, home: Path) -> Data
         await conn.execute(f"CREATE DATABASE {name} TEMPLATE {template}")
     finally:
         await conn.close()
+    return _home(home, with_database(server_url, name))
+
+
+def _home(home: Path, url: str) -> Database:
     home.mkdir(mode=0o700)
-    config = Config(home=home, database_url=with_database(server_url, name), listen_port=0, metrics_port=0)
+    config = Config(home=home, database_url=url, listen_port=0, metrics_port=0)
     config.roles_file.write_text(json.dumps(PASSWORDS))
     config.roles_file.chmod(0o600)
-    return Database(config.database_url, config)
+    return Database(url, config)
 
 
 async def drop(server_url: str, name: str) -> None:
