@@ -189,7 +189,7 @@ class Store:
         after: Position | None = None,
         limit: int | None = None,
         search: str | None = None,
-        work: Callable[[RowBlock], Any] = lambda block: block.table.to_pylist(),
+        work: Callable[[RowBlock], Any] = lambda block: filled(block.table.to_pylist()),
     ) -> list[Call]:
         """Read everything at once."""
         return [row async for rows, _, _ in self.pieces(scope, after, limit, search, work) for row in rows]
@@ -200,7 +200,7 @@ class Store:
         after: Position | None = None,
         limit: int | None = None,
         search: str | None = None,
-        work: Callable[[RowBlock], Any] = lambda block: block.table.to_pylist(),
+        work: Callable[[RowBlock], Any] = lambda block: filled(block.table.to_pylist()),
     ) -> AsyncIterator[tuple[list[Call], int, Position]]:
         """Read piece by piece."""
         scope = scope or await self.scope()
@@ -220,7 +220,7 @@ class Store:
             month = row["month"]
             keys = await self.class_keys(month)
             tables = [t async for t in opened(self.conn, await runs_of(self.conn, month), keys, self.executor)]
-            found += join(tables).to_pylist()
+            found += filled(join(tables).to_pylist())
         return sorted(found, key=lambda r: r["record_id"])
 
     async def class_keys(self, month: int) -> dict[DisclosureClass, DataKey]:
@@ -231,6 +231,11 @@ class Store:
     async def key(self, key_class: str, month: int) -> DataKey:
         """The data key of one class."""
         return (await self.keys.ensure(self.conn, [Period(key_class, month)]))[Period(key_class, month)]
+
+
+def filled(rows: list[Call]) -> list[Call]:
+    """Rows without their nulls: whether a null column is there or not hangs on what else is in a piece."""
+    return [{n: v for n, v in row.items() if v is not None} for row in rows]
 
 
 def call_ids(rows: Iterable[Mapping[str, Any]]) -> list[int]:
