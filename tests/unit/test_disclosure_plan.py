@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from proxy.disclosure.plan import Place, digest, place_of, scope, segments
-from proxy.disclosure.scope import Position
 from proxy.disclosure.records import RUNS_MAX, RecordSet, runs_of
+from proxy.disclosure.scope import Position
 from proxy.policy import Action, OcnWindow, Permit, Purpose
 from schema.fields import DisclosureClass
 
