@@ -95,6 +95,13 @@ def _ids(path: Path, form: Form) -> list[int]:
     return pa.parquet.read_table(path)["record_id"].to_pylist()
 
 
+async def test_what_the_line_lost_though_the_server_sent_it_is_asked_for_again(case: Case) -> None:
+    result = await case.pull(Script(lost_after_blocks=[4, None]))
+    assert first_rows(case.folder / "out") == list(range(95))
+    assert [r.get("cursor") for r in case.server.requests] == [None, "cursor-40"]
+    assert len(result.accesses) == 2
+
+
 @pytest.mark.parametrize("form", list(Form))
 async def test_an_answer_cut_by_the_servers_limit_is_continued(case: Case, form: Form) -> None:
     result = await case.pull(Script(limit_rows=[40, 40, None]), form)

@@ -54,6 +54,8 @@ class Script:
     checkpoints: bool = True
     coding: str = "zstd"
     clock_offset_s: int = 0
+    lost_after_blocks: list[int | None] = field(default_factory=list)
+    """The server believes that it sent everything; the line dropped what came after so many blocks."""
 
 
 class PullServer:
@@ -177,6 +179,7 @@ class PullServer:
             response.headers["Content-Encoding"] = "zstd"
         response.enable_chunked_encoding()
         await response.prepare(request)
+        lost = self.script.lost_after_blocks.pop(0) if self.script.lost_after_blocks else None
         digest, count, marks = hashlib.sha256(), 0, []
         record = self.accesses[access_id] = {"access_id": access_id, "state": "open", "looks": 0}
 
@@ -185,7 +188,7 @@ class PullServer:
             digest.update(data)
             count += len(data)
             out = compressor.compress(data) + compressor.flush(zstandard.COMPRESSOBJ_FLUSH_BLOCK) if zstd else data
-            if out:
+            if out and (lost is None or len(marks) < lost):
                 await response.write(out)
 
         await send(begin)
@@ -207,7 +210,7 @@ class PullServer:
             request.transport.abort()
             return response
         await send(end)
-        if zstd:
+        if zstd and lost is None:
             await response.write(compressor.flush())
         more = stop < self.script.rows
         record.update(state="limited" if more else "complete", rows=stop - start, bytes=count)
@@ -216,6 +219,11 @@ class PullServer:
             record["rows"] += 1
         if more:
             record["next_cursor"] = f"cursor-{stop}"
+        if lost is not None:
+            await asyncio.sleep(0.05)
+            assert request.transport is not None
+            request.transport.abort()
+            return response
         await response.write_eof()
         return response
 
