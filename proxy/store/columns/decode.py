@@ -1,7 +1,8 @@
 """Reading chunks: whole, as columns; or, for a look-up, only the rows in which a number stands.
 
-A chunk is parsed into views of its fields first, which costs no copy. Nothing is read outside the body: every array is
-made within its bounds, and whatever does not fit is a :class:`FormatError`.
+A chunk is parsed into the places of its fields first, which copies nothing. Nothing is read outside the body: what does
+not fit is a :class:`FormatError`. A look-up takes one row out of some fifty chunks, so a row is taken by plain
+arithmetic on the bytes: numpy's cost a call, twenty-five columns to the row, would be most of the look-up.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import struct
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -37,6 +38,72 @@ from schema.fields import Field, Kind
 Ints = npt.NDArray[np.int64]
 Words = npt.NDArray[np.uint64]
 
+FEW = 8
+"""Up to so many rows of a chunk are taken one by one; more, whole columns at a time."""
+
+
+class _Place(NamedTuple):
+    """Where the parts of one field lie in the body."""
+
+    encoding: int
+    delta: bool
+    valid: int
+    """Offset of the validity bitmap; 0 if every row has a value."""
+    planes: int
+    width: int
+    scale: int
+    base: int
+    entries: int
+    """Words of the dictionary, or exceptions."""
+    lists: int
+    """Offset of the dictionary's lengths, or of the exceptions' rows."""
+    data: int
+    size: int
+    """Text: its offset and bytes."""
+    end: int
+
+
+def _place(body: bytes, at: int, kind: Kind, rows: int) -> _Place:
+    head = body[at]
+    encoding, valid = head & 0x0F, 0
+    at += 1
+    if encoding == NULLS:
+        return _Place(NULLS, False, 0, 0, 0, 0, 0, 0, 0, 0, 0, at)
+    if head & VALID:
+        valid = at
+        at += (rows + 7) // 8
+    planes = width = scale = base = count = lists = data = size = 0
+    if encoding == TEXT and kind is Kind.TEXT:
+        width, planes = body[at], at + 1
+        at = planes + rows * width
+        size, data = int.from_bytes(body[at : at + 4], "little"), at + 4
+        at = data + size
+    elif encoding == DICT and kind is Kind.TEXT:
+        count, lists = int.from_bytes(body[at : at + 2], "little") + 1, at + 2
+        at = lists + 4 * count
+        size, data = int.from_bytes(body[at : at + 4], "little"), at + 4
+        at = data + size
+        width, planes = body[at], at + 1
+        at = planes + rows * width
+    elif encoding == (NUMBERS if kind is Kind.NUMBER else INTS) and kind is not Kind.TEXT:
+        scale, width, base = INT_HEAD.unpack_from(body, at)
+        planes = at + INT_HEAD.size
+        at = planes + rows * width
+        if encoding == NUMBERS:
+            count, lists = int.from_bytes(body[at : at + 4], "little"), at + 4
+            at = lists
+            if count:
+                at += 8 * count
+                size, data = int.from_bytes(body[at : at + 4], "little"), at + 4
+                at = data + size
+    else:
+        raise FormatError("a field has an encoding that is not of its kind")
+    if at > len(body):
+        raise FormatError("a chunk ends before its last field")
+    if width > 8 or scale >= len(POWERS):
+        raise FormatError("a width or a scale out of range")
+    return _Place(encoding, bool(head & DELTA), valid, planes, width, scale, base, count, lists, data, size, at)
+
 
 class Chunk:
     """A chunk that was decrypted and is being read."""
@@ -52,6 +119,7 @@ class Chunk:
             FormatError: if the bytes are not a chunk of these fields.
         """
         body = decompress(frame)
+        places: list[tuple[Field, _Place]] = []
         try:
             version, self.rows, count = HEAD.unpack_from(body)
             if version != VERSION or count > len(fields):
@@ -59,16 +127,19 @@ class Chunk:
             if self.rows > MAX_ROWS:
                 raise FormatError("a chunk claims too many rows")
             at = HEAD.size
-            self._columns: list[_Column] = []
             for field in fields[:count]:
-                column = _Column(body, at, field, self.rows)
-                self._columns.append(column)
-                at = column.end
-        except (struct.error, IndexError, ValueError) as error:
+                place = _place(body, at, field.kind, self.rows)
+                at = place.end
+                if place.encoding != NULLS:
+                    places.append((field, place))
+        except (struct.error, IndexError) as error:
             raise FormatError("a chunk ends before its last field") from error
         if at != len(body):
             raise FormatError("a chunk goes on after its last field")
-        self._fields = fields
+        self._body, self._fields, self._places = body, fields, places
+
+    def _columns(self) -> list[_Column]:
+        return [_Column(self._body, field, place, self.rows) for field, place in self._places]
 
     def columns(self, *, coded: bool = False) -> dict[str, pa.Array]:
         """Return every column that is not null throughout.
@@ -77,10 +148,8 @@ class Chunk:
             coded: leave text that is stored by a dictionary as dictionary arrays.
         """
         out: dict[str, pa.Array] = {}
-        for column in self._columns:
-            if column.encoding == NULLS:
-                continue
-            if column.width or column.valid is None or column.valid.any():
+        for column in self._columns():
+            if column.valid is None or column.valid.any():
                 out[column.field.name] = column.array(coded)
             if len(column.raw_rows):
                 out[column.field.name + "_raw"] = column.raw_array()
@@ -93,19 +162,23 @@ class Chunk:
         arrays = [found[f.name] if f.name in found else pa.nulls(self.rows, f.type) for f in schema]
         return pa.RecordBatch.from_arrays(arrays, schema=schema)
 
-    def find(self, value: int | str) -> npt.NDArray[np.int64]:
+    def find(self, value: int | str) -> Ints:
         """Return the rows in which a number stands in any number field: an integer for E.164 digits, else raw text."""
-        hits = [c.find(value) for c in self._columns if c.field.kind is Kind.NUMBER]
-        return np.unique(np.concatenate(hits)) if hits else np.empty(0, np.int64)
+        hits = [c.find(value) for c in self._columns() if c.field.kind is Kind.NUMBER]
+        return np.unique(np.concatenate(hits)) if hits else _NONE
 
-    def take(self, rows: npt.NDArray[np.int64]) -> dict[str, list[Any]]:
+    def take(self, rows: Ints) -> dict[str, list[Any]]:
         """Return the values of some rows, column by column; columns that are null throughout are left out."""
         out: dict[str, list[Any]] = {}
-        for column in self._columns:
-            if column.encoding == NULLS:
-                continue
-            out[column.field.name] = column.take(rows)
-            if column.field.kind is Kind.NUMBER and len(column.raw_rows):
+        if len(rows) <= FEW:
+            wanted = rows.tolist()
+            for field, place in self._places:
+                out[field.name] = [_value(self._body, place, field.kind, self.rows, row) for row in wanted]
+        else:
+            for column in self._columns():
+                out[column.field.name] = column.take(rows)
+        for column in (_Column(self._body, f, p, self.rows) for f, p in self._places if f.kind is Kind.NUMBER):
+            if len(column.raw_rows):
                 out[column.field.name + "_raw"] = column.take_raw(rows)
         return out
 
@@ -113,6 +186,53 @@ class Chunk:
 def decode(frame: bytes | memoryview, fields: tuple[Field, ...]) -> pa.RecordBatch:
     """Open one chunk whole. Arguments and errors as of :class:`Chunk`."""
     return Chunk(frame, fields).batch()
+
+
+def _value(body: bytes, place: _Place, kind: Kind, rows: int, row: int) -> int | str | None:
+    """Return one value of one row."""
+    if place.valid and not body[place.valid + (row >> 3)] >> (row & 7) & 1:
+        return None
+    if place.encoding == TEXT:
+        start, length = _total(body, place, rows, row), _word(body, place, rows, row)
+        if length > place.size or start + length > place.size:
+            raise FormatError("a text is longer than its column")
+        return _decoded(body[place.data + start : place.data + start + length])
+    if place.encoding == DICT:
+        code = _word(body, place, rows, row)
+        if code >= place.entries:
+            raise FormatError("a code outside its dictionary")
+        lengths = struct.unpack_from(f"<{code + 1}I", body, place.lists)
+        start = sum(lengths[:-1])
+        if start + lengths[-1] > place.size:
+            raise FormatError("a text is longer than its column")
+        return _decoded(body[place.data + start : place.data + start + lengths[-1]])
+    raw = _total(body, place, rows, row + 1) if place.delta else _word(body, place, rows, row)
+    value = (raw + place.base) * int(POWERS[place.scale])
+    return (value + (1 << 63)) % (1 << 64) - (1 << 63)  # as int64 arithmetic has it
+
+
+def _word(body: bytes, place: _Place, rows: int, row: int) -> int:
+    """The integer of one row, from its planes."""
+    value = 0
+    for plane in range(place.width):
+        value |= body[place.planes + plane * rows + row] << 8 * plane
+    return value
+
+
+def _total(body: bytes, place: _Place, rows: int, stop: int) -> int:
+    """The sum of the integers of the rows before ``stop``."""
+    sums = (
+        int(np.frombuffer(body, np.uint8, stop, place.planes + plane * rows).sum(dtype=np.uint64)) << 8 * plane
+        for plane in range(place.width)
+    )
+    return sum(sums)
+
+
+def _decoded(data: bytes) -> str:
+    try:
+        return data.decode()
+    except UnicodeDecodeError as error:
+        raise FormatError("a text is not UTF-8") from error
 
 
 @dataclass(slots=True)
@@ -138,105 +258,62 @@ class _Texts:
     def take(self, rows: list[int]) -> list[str]:
         ends = np.cumsum(self.lengths)
         whole = self.data.tobytes()
-        try:
-            return [whole[int(ends[i] - self.lengths[i]) : int(ends[i])].decode() for i in rows]
-        except UnicodeDecodeError as error:
-            raise FormatError("a text is not UTF-8") from error
+        return [_decoded(whole[int(ends[i] - self.lengths[i]) : int(ends[i])]) for i in rows]
 
 
 class _Column:
-    """One field of a chunk: where its parts lie in the body."""
+    """One field of a chunk, as whole columns."""
 
-    def __init__(self, body: bytes, at: int, field: Field, rows: int) -> None:
-        self.body, self.field, self.rows = body, field, rows
-        head = body[at]
-        at += 1
-        self.encoding = head & 0x0F
-        self.delta = bool(head & DELTA)
-        self.valid: Bytes | None = None
+    def __init__(self, body: bytes, field: Field, place: _Place, rows: int) -> None:
+        self.field, self.place, self.rows = field, place, rows
+        self._body = body
+        self.planes = np.frombuffer(body, np.uint8, rows * place.width, place.planes)
+        self.valid: Bytes | None = np.frombuffer(body, np.uint8, (rows + 7) // 8, place.valid) if place.valid else None
         self.raw_rows: Ints = _NONE
-        self.width = 0
-        if head & VALID:
-            self.valid = np.frombuffer(body, np.uint8, (rows + 7) // 8, at)
-            at += len(self.valid)
-        if self.encoding not in _OF_KIND[field.kind]:
-            raise FormatError(f"field {field.name} has an encoding that is not of its kind")
-        if self.encoding in (INTS, NUMBERS):
-            self.scale, self.width, self.base = INT_HEAD.unpack_from(body, at)
-            if self.scale >= len(POWERS):
-                raise FormatError("a scale out of range")
-            at = self._planes(at + INT_HEAD.size)
-            if self.encoding == NUMBERS:
-                at = self._exceptions(at)
-        elif self.encoding == TEXT:
-            self.width = body[at]
-            at = self._data(self._planes(at + 1))
-        elif self.encoding == DICT:
-            count = int.from_bytes(body[at : at + 2], "little") + 1
-            self.lengths = np.frombuffer(body, "<u4", count, at + 2)
-            at = self._data(at + 2 + 4 * count)
-            self.width = body[at]
-            at = self._planes(at + 1)
-        self.end = at
+        if place.encoding == NUMBERS and place.entries:
+            self.raw_rows = self._u32s(place.lists)
+            steps = np.diff(self.raw_rows)
+            if int(self.raw_rows[-1]) >= rows or (len(steps) and int(steps.min()) < 1):
+                raise FormatError("an exception outside its rows")
 
-    def _planes(self, at: int) -> int:
-        if self.width > 8:
-            raise FormatError("a column is wider than 8 bytes")
-        self.planes = np.frombuffer(self.body, np.uint8, self.rows * self.width, at)
-        end: int = at + self.rows * self.width
-        return end
-
-    def _data(self, at: int) -> int:
-        size = int.from_bytes(self.body[at : at + 4], "little")
-        self.data = np.frombuffer(self.body, np.uint8, size, at + 4)
-        return at + 4 + size
-
-    def _words(self, rows: Ints | None = None) -> Words:
-        if rows is None:
-            return from_planes(self.planes, self.rows, self.width)
-        return from_planes(self.planes.reshape(self.width, self.rows)[:, rows], len(rows), self.width)
+    def _u32s(self, at: int) -> Ints:
+        return np.frombuffer(self._body, "<u4", self.place.entries, at).astype(np.int64)
 
     @cached_property
     def texts(self) -> _Texts:
-        """The values of a text column, or the words of its dictionary."""
-        lengths = self._words().view(np.int64) if self.encoding == TEXT else self.lengths.astype(np.int64)
-        return _Texts(lengths, self.data)
+        """The values of a text column, the words of its dictionary, or a number's exceptions."""
+        place = self.place
+        data = np.frombuffer(self._body, np.uint8, place.size, place.data)
+        if place.encoding == TEXT:
+            return _Texts(self._words().view(np.int64), data)
+        return _Texts(self._u32s(place.lists + (4 * place.entries if place.encoding == NUMBERS else 0)), data)
+
+    def _words(self, rows: Ints | None = None) -> Words:
+        if rows is None:
+            return from_planes(self.planes, self.rows, self.place.width)
+        return from_planes(self.planes.reshape(self.place.width, self.rows)[:, rows], len(rows), self.place.width)
 
     def _codes(self, rows: Ints | None = None) -> Words:
         codes = self._words(rows)
-        if len(codes) and int(codes.max()) >= len(self.lengths):
+        if len(codes) and int(codes.max()) >= self.place.entries:
             raise FormatError("a code outside its dictionary")
         return codes
 
-    def _exceptions(self, at: int) -> int:
-        count = int.from_bytes(self.body[at : at + 4], "little")
-        at += 4
-        if not count:
-            return at
-        self.raw_rows = np.frombuffer(self.body, "<u4", count, at).astype(np.int64)
-        lengths = np.frombuffer(self.body, "<u4", count, at + 4 * count).astype(np.int64)
-        at = self._data(at + 8 * count)
-        self.raws = _Texts(lengths, self.data)
-        steps = np.diff(self.raw_rows)
-        if int(self.raw_rows[-1]) >= self.rows or (len(steps) and int(steps.min()) < 1):
-            raise FormatError("an exception outside its rows")
-        return at
-
     def _ints(self) -> Ints:
         values = self._words().view(np.int64)
-        if self.delta:
+        if self.place.delta:
             np.cumsum(values, out=values)
-        if self.base:
-            values += self.base
-        if self.scale:
-            values *= POWERS[self.scale]
+        if self.place.base:
+            values += self.place.base
+        if self.place.scale:
+            values *= POWERS[self.place.scale]
         return values
 
     def array(self, coded: bool = False) -> pa.Array:
         bitmap = None if self.valid is None else pa.py_buffer(self.valid)
-        if self.encoding == TEXT:
+        if self.place.encoding == TEXT:
             return self.texts.array(bitmap)
-        if self.encoding == DICT:
+        if self.place.encoding == DICT:
             return self._coded(bitmap) if coded else self._spelled(bitmap)
         return pa.Array.from_buffers(ARROW[self.field.kind], self.rows, [bitmap, pa.py_buffer(self._ints())])
 
@@ -247,63 +324,54 @@ class _Column:
     def _spelled(self, bitmap: pa.Buffer | None) -> pa.Array:
         lengths = self.texts.lengths
         width = int(lengths[0])
-        if not (lengths == width).all():
+        if not width or not (lengths == width).all():
             return self._coded(bitmap).cast(pa.string())
         # Words of one length, as most codes are: their rows of a matrix, gathered.
         data = self.texts.data.reshape(len(lengths), width)[self._codes()]
-        offsets = np.arange(0, (self.rows + 1) * width, width, dtype=np.int32) if width else _zeros(self.rows + 1)
+        offsets = np.arange(0, (self.rows + 1) * width, width, dtype=np.int32)
         return pa.Array.from_buffers(pa.string(), self.rows, [bitmap, pa.py_buffer(offsets), pa.py_buffer(data)])
 
     def raw_array(self) -> pa.Array:
         lengths = np.zeros(self.rows, np.int64)
-        lengths[self.raw_rows] = self.raws.lengths
+        lengths[self.raw_rows] = self.texts.lengths
         there = np.zeros(self.rows, np.bool_)
         there[self.raw_rows] = True
-        return _Texts(lengths, self.raws.data).array(pa.py_buffer(np.packbits(there, bitorder="little")))
+        return _Texts(lengths, self.texts.data).array(pa.py_buffer(np.packbits(there, bitorder="little")))
 
     def find(self, value: int | str) -> Ints:
         """Rows of a number column that hold ``value``."""
         if isinstance(value, str):
             if not len(self.raw_rows):
                 return _NONE
-            texts = self.raws.take(list(range(len(self.raw_rows))))
+            texts = self.texts.take(list(range(len(self.raw_rows))))
             return self.raw_rows[[t == value for t in texts]]
-        if self.encoding == NULLS:
-            return _NONE
-        wanted = value - self.base
-        if not 0 <= wanted < 1 << (8 * self.width) and not (wanted == 0 == self.width):
+        wanted = value - self.place.base
+        if not 0 <= wanted < 1 << (8 * self.place.width):
             return _NONE
         mask = np.ones(self.rows, np.bool_) if self.valid is None else _bits(self.valid, self.rows)
-        for plane in range(self.width):  # compared plane by plane: the words need not be put together
+        for plane in range(self.place.width):  # compared plane by plane: the words need not be put together
             mask &= self.planes[plane * self.rows : (plane + 1) * self.rows] == wanted >> (8 * plane) & 0xFF
         return np.flatnonzero(mask)
 
     def take(self, rows: Ints) -> list[Any]:
         """Values of some rows, in Python's types; None where null."""
-        if self.encoding == TEXT:
+        if self.place.encoding == TEXT:
             values: list[Any] = self.texts.take(rows.tolist())
-        elif self.encoding == DICT:
+        elif self.place.encoding == DICT:
             values = self.texts.take(self._codes(rows).tolist())
-        elif self.delta or not self.width:
-            values = self._ints()[rows].tolist()
         else:
-            values = ((self._words(rows).view(np.int64) + self.base) * POWERS[self.scale]).tolist()
+            values = self._ints()[rows].tolist()
         if self.valid is None:
             return values
         return [v if ok else None for v, ok in zip(values, _bits(self.valid, self.rows)[rows].tolist(), strict=True)]
 
     def take_raw(self, rows: Ints) -> list[str | None]:
         """Raw texts of some rows."""
-        texts = dict(zip(self.raw_rows.tolist(), self.raws.take(list(range(len(self.raw_rows)))), strict=True))
+        texts = dict(zip(self.raw_rows.tolist(), self.texts.take(list(range(len(self.raw_rows)))), strict=True))
         return [texts.get(i) for i in rows.tolist()]
 
 
 _NONE: Ints = np.empty(0, np.int64)
-_OF_KIND = dict.fromkeys(Kind, (NULLS, INTS)) | {Kind.TEXT: (NULLS, TEXT, DICT), Kind.NUMBER: (NULLS, NUMBERS)}
-
-
-def _zeros(count: int) -> npt.NDArray[np.int32]:
-    return np.zeros(count, np.int32)
 
 
 def _bits(bitmap: Bytes, rows: int) -> npt.NDArray[np.bool_]:
