@@ -66,10 +66,14 @@ def heading(text: str) -> None:
     out.print(f"\n[bold cyan]== {escape(text)}[/]")
 
 
-def free_port() -> int:
-    """Return a port that is free now."""
+def free_port(wanted: int = 0) -> int:
+    """Return ``wanted`` if it is free now, else any port that is."""
     with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
+        try:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(("127.0.0.1", wanted))
+        except OSError:
+            probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
 
 
@@ -352,7 +356,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     else:
         folder = chosen.keep or ROOT / "build" / "demo"
         shutil.rmtree(folder, ignore_errors=True)
-        demo = Demo(folder, 8443, 9464)
+        demo = Demo(folder, free_port(8443), free_port(9464))
     folder.mkdir(parents=True, exist_ok=True)
     try:
         demo.set_up()

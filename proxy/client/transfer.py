@@ -126,7 +126,6 @@ class Pull:
         try:
             found = json.loads((self._folder / "state.json").read_text(encoding="utf-8"))
         except FileNotFoundError:
-            self._folder.mkdir(mode=0o700, exist_ok=True)
             return
         except ValueError:
             found = {}
@@ -139,6 +138,7 @@ class Pull:
         self._state = _State(found["digest"], parts, found["next_cursor"], found["complete_to"])
 
     def _save(self) -> None:
+        self._folder.mkdir(mode=0o700, exist_ok=True)
         fresh = self._folder / "state.new"
         data = json.dumps({"version": _STATE_VERSION, **dataclasses.asdict(self._state)}, indent=1)
         with open(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="utf-8") as file:

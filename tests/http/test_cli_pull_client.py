@@ -196,7 +196,7 @@ async def test_a_refusal_says_reason_citation_and_access(case: Case) -> None:
     with pytest.raises(Refused, match=r"403.*ocn\.not_yours.*222\(c\)\(1\)") as caught:
         await case.pull(Script(refuse=(403, body, {"Access-Id": "abc"})))
     assert caught.value.access_id == "abc"
-    assert not (case.folder / "out").exists()
+    assert sorted(p.name for p in case.folder.iterdir()) == ["tls"]
 
 
 async def test_a_wrong_clock_is_named(case: Case) -> None:
