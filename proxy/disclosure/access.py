@@ -47,10 +47,17 @@ class Access:
             return await self._keys.load(conn, periods)
 
     @asynccontextmanager
-    async def permitted(self, scope: Scope, months: Iterable[int]) -> AsyncIterator[asyncpg.Connection]:
-        """A transaction in which row-level security opens the scope's OCNs and these months, and nothing else."""
+    async def permitted(
+        self, scope: Scope, months: Iterable[int], *, one_moment: bool = False
+    ) -> AsyncIterator[asyncpg.Connection]:
+        """A transaction in which row-level security opens the scope's OCNs and these months, and nothing else.
+
+        Args:
+            one_moment: all its statements see the store as it was at the first: no roll comes between them.
+        """
         months = list(months)
-        async with self.pool.acquire() as conn, conn.transaction(readonly=True):
+        isolation = "repeatable_read" if one_moment else None
+        async with self.pool.acquire() as conn, conn.transaction(isolation=isolation, readonly=True):
             await conn.execute(
                 "SELECT set_config('tollgate.ocns', $1, true), set_config('tollgate.first_month', $2, true),"
                 " set_config('tollgate.last_month', $3, true)",

@@ -24,6 +24,14 @@ WHERE {OWN} AND (l.pair_id > $4 OR (l.pair_id = $4 AND l.last_record_id > $5))
 """
 
 
+RELISTS: Final = 50
+"""A batch that stays gone so often was not rolled away: something is wrong with the store."""
+
+
+class StoreChangingError(Exception):
+    """A batch that is listed cannot be fetched; ``tollgate store check`` says what is wrong."""
+
+
 @dataclass(slots=True)
 class Batch:
     """A batch as far as it was fetched: whole ciphertexts, or the first bytes of them."""

@@ -19,9 +19,11 @@ from proxy.disclosure.fetching import (
     FROM,
     LIST,
     OWN,
+    RELISTS,
     Batch,
     Fetched,
     Listed,
+    StoreChangingError,
     batches,
     distinct,
     own,
@@ -35,6 +37,7 @@ from proxy.store.columns import ARROW
 from proxy.store.opening import ClassKeys, open_chunk_of
 from schema.fields import BY_NAME, DisclosureClass
 
+_PRESENT: Final = "SELECT count(*) FROM tollgate.run r WHERE r.month = $1 AND r.run_id = ANY (${})"
 CHUNKS_AT_ONCE: Final = 64
 """Chunks that a look-up opens in one piece."""
 
@@ -48,20 +51,33 @@ class Lookup:
         self._number = number
         self._chunks: dict[int, dict[int, list[int]]] | None = None
         self._current: dict[int, list[int]] = {}
+        self._month = 0
 
     async def listed(self, position: Position) -> list[Listed]:
-        scope = self._scope
+        month = position.month
         if self._chunks is None:
-            self._chunks = await self._hits(scope.months())
-        elif position.record_id or position.month not in self._chunks:  # listing again: a roll has moved things
-            self._chunks.update(await self._hits([position.month]))
-        self._current = self._chunks.get(position.month, {})
-        if not self._current:
-            return []
-        async with self._access.permitted(scope, [position.month]) as conn:
+            self._chunks = await self._hits(self._scope.months())
+        elif month == self._month:  # asked again: a roll has moved things
+            self._chunks |= await self._hits([month])
+        self._month = month
+        for _ in range(RELISTS):
+            self._current = self._chunks.get(month, {})
+            if not self._current:
+                return []
+            rows = await self._list(position)
+            if rows is not None:
+                return distinct(rows)
+            self._chunks |= await self._hits([month])
+        raise StoreChangingError
+
+    async def _list(self, position: Position) -> list[asyncpg.Record] | None:
+        """Return what is there of the batches; None if a run of theirs has been rolled away since it was searched."""
+        scope, month = self._scope, position.month
+        runs = sorted({batch_id // BATCHES_PER_RUN for batch_id in self._current})
+        async with self._access.permitted(scope, [month]) as conn:
             rows = await conn.fetch(
-                LIST + " AND l.batch_id = ANY ($10)",
-                *own(scope, position.month),
+                LIST.replace(" FROM", f", ({_PRESENT.format(11)}) AS runs FROM", 1) + " AND l.batch_id = ANY ($10)",
+                *own(scope, month),
                 position.pair_id,
                 position.record_id,
                 scope.start_us,
@@ -69,8 +85,11 @@ class Lookup:
                 scope.after_id,
                 scope.as_of,
                 list(self._current),
+                runs,
             )
-        return distinct(rows)
+            # Runs never come back: those that are there now were there before.
+            present = rows[0]["runs"] if rows else await conn.fetchval(_PRESENT.format(2), month, runs)
+        return rows if present == len(runs) else None
 
     async def _hits(self, months: Sequence[int]) -> dict[int, dict[int, list[int]]]:
         """Return month → batch id → chunks under the number's tag."""
@@ -81,7 +100,7 @@ class Lookup:
         if not keys:
             return {}
         wanted = {m: tags.Tagger(k).number(self._number) for m, k in keys.items()}
-        async with self._access.permitted(scope, months) as conn:
+        async with self._access.permitted(scope, months, one_moment=True) as conn:
             runs = await conn.fetch(
                 "SELECT month, run_id, tag_bits FROM tollgate.run WHERE month = ANY ($1) AND level > 0"
                 " AND last_record_id > $2 AND first_record_id <= $3",

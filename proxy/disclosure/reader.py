@@ -29,10 +29,12 @@ from proxy.disclosure.fetching import (
     FROM,
     LIST,
     OWN,
+    RELISTS,
     Batch,
     Fetched,
     Listed,
     Source,
+    StoreChangingError,
     batches,
     distinct,
     own,
@@ -50,12 +52,6 @@ T = TypeVar("T")
 
 ROWS_AT_ONCE: Final = 12_000
 """A piece is complete when it has so many records (a last batch may add 8,191)."""
-RELISTS: Final = 50
-"""A batch that stays gone so often was not rolled away: something is wrong with the store."""
-
-
-class StoreChangingError(Exception):
-    """A batch that is listed cannot be fetched; ``tollgate store check`` says what is wrong."""
 
 
 class StoreReader:
