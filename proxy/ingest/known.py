@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections import OrderedDict
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -131,7 +130,8 @@ class Known:
             sealed,
         )
         self._segments.setdefault(day, []).append(_Segment(month, day, segment_id, level, len(prints)))
-        changes.made.append([month, str(segment_id), hashlib.sha256(sealed).hexdigest()])
+        digest = fingerprints.segment_digest(month, day, segment_id, level, len(prints), sealed)
+        changes.made.append([month, str(segment_id), digest.hex()])
 
     async def _merge(self, key: DataKey, month: int, day: int, changes: Changes) -> None:
         while group := _mergeable(await self._of(month, day)):

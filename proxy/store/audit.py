@@ -7,7 +7,6 @@ a tag segment or a whole run that was deleted, changed or slipped in is found, a
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -18,6 +17,7 @@ from proxy.ledger.model import Kind
 from proxy.ledger.service import Ledger
 from proxy.store import writer
 from proxy.store.batches import Part, parse_manifest
+from proxy.store.fingerprints import segment_digest
 from proxy.store.writer import Run
 
 _KINDS = (Kind.STORE_INGEST, Kind.STORE_ROLL, Kind.STORE_REMAP)
@@ -29,7 +29,7 @@ class Finding:
     """Something that is not as the log says."""
 
     what: str
-    """``run missing``, ``run unknown``, ``manifest changed``, ``batch missing``, ``batch changed``, …"""
+    """``run missing``, ``run changed``, ``batch missing``, ``batch changed``, ``batch of no run``, …"""
     month: int
     object_id: int
     entry: int | None
@@ -44,17 +44,17 @@ class Finding:
 class _Expected:
     """What the log says the store holds."""
 
-    runs: dict[tuple[int, int], tuple[int, str, int]] = field(default_factory=dict)
-    """(month, run) → (index of the entry, SHA-256 of the manifest, rows)."""
+    runs: dict[tuple[int, int], tuple[int, dict[str, Any]]] = field(default_factory=dict)
+    """(month, run) → (index of the entry, what it says of the run)."""
     prints: dict[tuple[int, int], tuple[int, str]] = field(default_factory=dict)
-    """(month, fingerprint segment) → (index of the entry, SHA-256 of the ciphertext)."""
+    """(month, fingerprint segment) → (index of the entry, SHA-256 of its row)."""
 
     def take(self, index: int, kind: Kind, request: dict[str, Any], outcome: dict[str, Any]) -> None:
         """Apply one entry."""
         gone = set(request.get("destroyed", ()))
         self.runs = {k: v for k, v in self.runs.items() if str(k[1]) not in gone} if gone else self.runs
         for run in outcome.get("runs" if kind is Kind.STORE_INGEST else "made", ()):
-            self.runs[run["month"], int(run["run"])] = (index, run["manifest"], run["rows"])
+            self.runs[run["month"], int(run["run"])] = (index, dict(run))
         segments = outcome.get("fingerprints", {})
         for month, segment, digest in segments.get("made", ()):
             self.prints[month, int(segment)] = (index, digest)
@@ -90,15 +90,50 @@ async def check(
             if key not in expected.runs:
                 yield Finding("run unknown to the log", *key, None)
                 continue
-            index, digest, _ = expected.runs[key]
-            if hashlib.sha256(run.manifest).hexdigest() != digest:
-                yield Finding("manifest changed", *key, index)
+            index, said = expected.runs[key]
+            if run.described() != said:
+                yield Finding("run changed", *key, index)
             async for finding in _objects(conn, run, index):
                 yield finding
             done += run.rows
             progress(done, total)
+        for query, what in _STRAYS:
+            for r in await conn.fetch(query):
+                yield Finding(what, r["month"], r["id"], None)
         async for finding in _prints(conn, expected):
             yield finding
+
+
+# What the runs do not lead to. A peer's role reads batches by their legs, whatever run they say they are of.
+_STRAYS = (
+    (
+        "SELECT b.month, b.batch_id AS id FROM tollgate.batch b LEFT JOIN tollgate.run r"
+        " ON r.month = b.month AND r.run_id = b.run_id AND r.level > 0 WHERE r.run_id IS NULL",
+        "batch of no run",
+    ),
+    (
+        "SELECT s.month, s.run_id AS id FROM tollgate.staging s LEFT JOIN tollgate.run r"
+        " ON r.month = s.month AND r.run_id = s.run_id AND r.level = 0 WHERE r.run_id IS NULL",
+        "piece of no run",
+    ),
+    (
+        "SELECT DISTINCT t.month, t.run_id AS id FROM tollgate.tag_segment t LEFT JOIN tollgate.run r"
+        " ON r.month = t.month AND r.run_id = t.run_id WHERE r.run_id IS NULL",
+        "tag segment of no run",
+    ),
+    (
+        "SELECT l.month, l.batch_id AS id FROM tollgate.batch_leg l LEFT JOIN tollgate.batch b"
+        " ON b.month = l.month AND b.batch_id = l.batch_id WHERE b.batch_id IS NULL",
+        "leg of no batch",
+    ),
+    (
+        "SELECT l.month, l.batch_id AS id FROM tollgate.batch_leg l JOIN tollgate.batch b"
+        " ON b.month = l.month AND b.batch_id = l.batch_id WHERE l.pair_id <> b.pair_id"
+        " OR l.last_record_id <> b.last_record_id"
+        " OR l.ocn <> CASE l.side WHEN 1 THEN b.ingress_ocn ELSE b.egress_ocn END",
+        "leg changed",
+    ),
+)
 
 
 async def _expected(ledger: Ledger, size: int) -> _Expected:
@@ -137,11 +172,13 @@ async def _objects(conn: asyncpg.Connection, run: Run, index: int) -> AsyncItera
 
 async def _prints(conn: asyncpg.Connection, expected: _Expected) -> AsyncIterator[Finding]:
     left = dict(expected.prints)
-    async for row in conn.cursor("SELECT month, segment_id, sealed FROM tollgate.fingerprint_segment", prefetch=8):
+    async for row in conn.cursor(
+        "SELECT month, day, segment_id, level, entries, sealed FROM tollgate.fingerprint_segment", prefetch=8
+    ):
         index, digest = left.pop((row["month"], row["segment_id"]), (None, None))
         if digest is None:
             yield Finding("fingerprint segment unknown to the log", row["month"], row["segment_id"], None)
-        elif hashlib.sha256(row["sealed"]).hexdigest() != digest:
+        elif segment_digest(*row.values()).hex() != digest:
             yield Finding("fingerprint segment changed", row["month"], row["segment_id"], index)
     for key, (index, _) in left.items():
         yield Finding("fingerprint segment missing", *key, index)

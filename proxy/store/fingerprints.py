@@ -15,6 +15,7 @@ A *segment* holds fingerprints of one day, sorted; segments of a day are merged 
 
 from __future__ import annotations
 
+import hashlib
 import struct
 from dataclasses import dataclass
 from typing import Final
@@ -179,6 +180,12 @@ def against(prints: Prints, seen: Prints) -> tuple[Mask, Mask]:
 
 def _aad(day: int, segment_id: int, count: int, month: int) -> bytes:
     return _AAD.pack(b"TGF1", month, day, segment_id, count)
+
+
+def segment_digest(month: int, day: int, segment_id: int, level: int, count: int, sealed: bytes) -> bytes:
+    """SHA-256 of a segment's row: what the log says was made."""
+    clear = struct.pack(">iiqii", month, day, segment_id, level, count)
+    return hashlib.sha256(clear + sealed).digest()
 
 
 def seal_segment(key: DataKey, month: int, day: int, segment_id: int, prints: Prints) -> bytes:

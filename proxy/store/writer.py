@@ -85,6 +85,7 @@ class Run:
             "rows": self.rows,
             "first": str(self.first_record_id),
             "last": str(self.last_record_id),
+            "tag_bits": self.tag_bits,
             "manifest": hashlib.sha256(self.manifest).hexdigest(),
         }
 
