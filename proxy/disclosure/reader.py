@@ -19,8 +19,9 @@ from itertools import accumulate, takewhile
 from typing import Final, TypeVar
 
 import asyncpg
+import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from keys.datakeys import DataKeys
 from proxy.disclosure.access import Access
@@ -43,9 +44,8 @@ from proxy.disclosure.fetching import (
 )
 from proxy.disclosure.lookup import Lookup
 from proxy.disclosure.scope import Position, RowBlock, Scope
-from proxy.store.batches import Shape
-from proxy.store.columns import join, whole
-from proxy.store.opening import ClassKeys, open_class
+from proxy.store.batches import Shape, int64s
+from proxy.store.opening import ClassKeys, SealedClass, open_class
 from schema.fields import DisclosureClass
 
 T = TypeVar("T")
@@ -196,26 +196,37 @@ class _Whole:
 
 
 def _open_batches(scope: Scope, batches: Sequence[Batch], keys: ClassKeys, position: Position) -> Fetched:
-    tables = []
-    for batch in batches:
-        columns: dict[str, pa.ChunkedArray] = {}
-        for cls, blob in batch.blobs.items():
-            made = open_class(keys, batch.shape, cls, batch.ocn(cls), blob, coded=True)
-            if cls in scope.classes or cls is DisclosureClass.TIMING:
-                columns |= zip(made.schema.names, made.columns, strict=True)
-        tables.append(_within(scope, batch.shape, pa.table(columns), position))
-    spans = [(t.num_rows, b.shape.pair_id) for t, b in zip(tables, batches, strict=True)]
-    return Fetched(project(scope, whole(join(tables))), spans)
+    found: dict[str, pa.Array] = {}
+    for cls in sorted({cls for b in batches for cls in b.blobs}):
+        parts = [SealedClass(b.shape, b.ocn(cls) if cls in b.blobs else 0, b.blobs.get(cls)) for b in batches]
+        made = open_class(keys, cls, parts, coded=True)
+        if cls in scope.classes or cls is DisclosureClass.TIMING:
+            found |= made
+    table = pa.table(found)
+    spans = [(b.shape.rows, b.shape.pair_id) for b in batches]
+    if (wanted := _wanted(scope, batches, table, position)) is not None:
+        table = table.filter(pa.array(wanted))
+        edges = np.cumsum([0, *(b.shape.rows for b in batches)])
+        counts = np.diff(np.concatenate([[0], np.cumsum(wanted)])[edges])
+        spans = [(int(n), b.shape.pair_id) for n, b in zip(counts, batches, strict=True)]
+    return Fetched(project(scope, table), spans)
 
 
-def _within(scope: Scope, shape: Shape, table: pa.Table, position: Position) -> pa.Table:
-    after = scope.after_id
-    if position.pair_id == shape.pair_id:
-        after = max(after, position.record_id)
-    if shape.first_record_id <= after or shape.last_record_id > scope.as_of:
-        ids = table.column("record_id")
-        table = table.filter(pc.and_(pc.greater(ids, after), pc.less_equal(ids, scope.as_of)))
-    if shape.first_start < scope.start_us or shape.last_start >= scope.end_us:
-        started = table.column("started_at").cast(pa.int64())
-        table = table.filter(pc.and_(pc.greater_equal(started, scope.start_us), pc.less(started, scope.end_us)))
-    return table
+def _wanted(
+    scope: Scope, batches: Sequence[Batch], table: pa.Table, position: Position
+) -> npt.NDArray[np.bool_] | None:
+    """Say which records are within the scope and after the position; None if all are."""
+    after = np.array([_after(scope, b.shape, position) for b in batches], np.int64)
+    shapes = [b.shape for b in batches]
+    if all(
+        s.first_record_id > a and s.last_record_id <= scope.as_of for s, a in zip(shapes, after, strict=True)
+    ) and all(s.first_start >= scope.start_us and s.last_start < scope.end_us for s in shapes):
+        return None
+    ids, started = int64s(table, "record_id"), int64s(table, "started_at")
+    floor = np.repeat(after, [s.rows for s in shapes])
+    wanted: npt.NDArray[np.bool_] = (ids > floor) & (ids <= scope.as_of)
+    return wanted & (started >= scope.start_us) & (started < scope.end_us)
+
+
+def _after(scope: Scope, shape: Shape, position: Position) -> int:
+    return max(scope.after_id, position.record_id) if position.pair_id == shape.pair_id else scope.after_id

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import pyarrow as pa
 
@@ -16,22 +17,38 @@ from schema.fields import DisclosureClass
 ClassKeys = Mapping[DisclosureClass, DataKey]
 
 
+@dataclass(frozen=True, slots=True)
+class SealedClass:
+    """One class of one object; without a ciphertext, so many rows without a value."""
+
+    shape: Shape
+    ocn: int
+    blob: bytes | None
+
+
 def open_class(
-    keys: ClassKeys, shape: Shape, cls: DisclosureClass, ocn: int, blob: bytes, *, coded: bool = False
-) -> pa.Table:
-    """Open one class of a batch or piece, whole; columns that are null throughout are left out.
+    keys: ClassKeys, cls: DisclosureClass, parts: Sequence[SealedClass], *, coded: bool = False
+) -> dict[str, pa.Array]:
+    """Open one class of several batches or pieces, one below the other; a column without any value is left out.
 
     Args:
-        coded: leave text that is stored by a dictionary as dictionary arrays.
+        coded: leave text that is stored by dictionaries as dictionary arrays.
 
     Raises:
-        SealError: if the ciphertext does not open.
+        SealError: if a ciphertext does not open.
         FormatError: if it opened and does not hold what the format says.
     """
-    chunks = [columns.Chunk(c, CLASS_FIELDS[cls]) for c in open_sealed(_key(keys, cls), blob, shape.aad(cls, ocn))]
-    if sum(c.rows for c in chunks) != shape.rows:
-        raise FormatError("a class has another number of rows than its batch")
-    return columns.join([pa.table(c.columns(coded=coded)) for c in chunks])
+    chunks: list[columns.Chunk | int] = []
+    for part in parts:
+        if part.blob is None:
+            chunks.append(part.shape.rows)
+            continue
+        opened = open_sealed(_key(keys, cls), part.blob, part.shape.aad(cls, part.ocn))
+        found = [columns.Chunk(c, CLASS_FIELDS[cls]) for c in opened]
+        if sum(c.rows for c in found) != part.shape.rows:
+            raise FormatError("a class has another number of rows than its batch")
+        chunks += found
+    return columns.assemble(chunks, CLASS_FIELDS[cls], coded=coded)
 
 
 def open_chunk_of(
@@ -44,11 +61,10 @@ def open_chunk_of(
 
 def open_object(sealed: Sealed, keys: ClassKeys) -> pa.Table:
     """Open every class of a sealed batch or piece, text still coded. Raises as :func:`open_class`."""
-    parts: dict[str, pa.ChunkedArray] = {}
+    parts: dict[str, pa.Array] = {}
     for cls, blob in sealed.blobs.items():
         ocn = sealed.ocns[0] if cls is LEGS[1] else sealed.ocns[1] if cls is LEGS[2] else 0
-        made = open_class(keys, sealed.shape, cls, ocn, blob, coded=True)
-        parts |= zip(made.schema.names, made.columns, strict=True)
+        parts |= open_class(keys, cls, [SealedClass(sealed.shape, ocn, blob)], coded=True)
     return pa.table(parts)
 
 

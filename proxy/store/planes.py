@@ -37,12 +37,17 @@ def to_planes(words: Words, width: int) -> bytes:
 
 def from_planes(view: Bytes, rows: int, width: int) -> Words:
     """Return ``rows`` words from ``rows * width`` bytes of planes."""
+    words = np.zeros(rows, "<u8")
+    spread(view.reshape(-1), words, width)
+    return words
+
+
+def spread(view: Bytes, words: Words, width: int) -> None:
+    """Write planes into ``words``, which are zero."""
     if width == 1:
-        return view.reshape(rows).astype("<u8")
-    out = np.zeros((rows, 8), np.uint8)
-    if width:
-        out[:, :width] = view.reshape(width, rows).T
-    return out.view("<u8").reshape(rows)
+        words[:] = view
+    elif width:
+        words.view(np.uint8).reshape(-1, 8)[:, :width] = view.reshape(width, len(words)).T
 
 
 class _Zstd(threading.local):

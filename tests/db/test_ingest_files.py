@@ -153,8 +153,8 @@ async def test_a_file_that_changes_while_it_is_read_leaves_nothing(
     from proxy.ingest import service
 
     path = store.file(calls(range(3)))
-    digests = iter([(b"1" * 32, 5), (b"2" * 32, 5)])
-    monkeypatch.setattr(service, "file_digest", lambda _: next(digests))
+    stamps = iter([(1, 1, 5, 1), (1, 1, 5, 2)])
+    monkeypatch.setattr(service, "_stamp", lambda _: next(stamps))
     with pytest.raises(SourceError, match="changed while"):
         await store.ingest(path)
     assert await store.contents() == []

@@ -11,7 +11,7 @@ from keys.errors import SealError
 from keys.provider import DataKey, Period
 from proxy.store.batches import CLASSES, LEGS, SHARED, Part, Sealed, Shape, Table, manifest, parse_manifest
 from proxy.store.columns import ARROW
-from proxy.store.opening import open_class, open_object
+from proxy.store.opening import SealedClass, open_class, open_object
 from proxy.store.planes import FormatError
 from schema.fields import DisclosureClass, Kind
 
@@ -56,7 +56,7 @@ def ocn_of(sealed: Sealed, cls: C) -> int:
 def opens(shape: Shape, cls: C, ocn: int, blob: bytes) -> bool:
     """Whether it opens; a refusal is a SealError and nothing else."""
     try:
-        open_class(KEYS, shape, cls, ocn, blob)
+        open_class(KEYS, cls, [SealedClass(shape, ocn, blob)])
     except SealError:
         return False
     return True
@@ -116,7 +116,7 @@ def test_another_classs_ciphertext_does_not_open_here(cls: C) -> None:
     for other in ONE.blobs:
         if other is not cls:
             with pytest.raises(SealError):
-                open_class(one_key, ONE.shape, other, ocn_of(ONE, other), ONE.blobs[cls])
+                open_class(one_key, other, [SealedClass(ONE.shape, ocn_of(ONE, other), ONE.blobs[cls])])
             assert not opens(ONE.shape, other, ocn_of(ONE, other), ONE.blobs[cls])
 
 
@@ -127,7 +127,7 @@ def test_a_sides_ciphertext_is_bound_to_its_ocn_and_side() -> None:
     assert not opens(ONE.shape, ingress, 0, ONE.blobs[ingress])
     same = dict.fromkeys(CLASSES, KEYS[ingress])
     with pytest.raises(SealError):
-        open_class(same, ONE.shape, egress, 1000, ONE.blobs[ingress])
+        open_class(same, egress, [SealedClass(ONE.shape, 1000, ONE.blobs[ingress])])
 
 
 @pytest.mark.parametrize("cls", sorted(ONE.blobs))
@@ -142,7 +142,7 @@ def test_no_byte_can_be_changed(cls: C) -> None:
 
 def test_a_class_without_its_key_says_which() -> None:
     with pytest.raises(FormatError, match="timing"):
-        open_class({}, ONE.shape, C.TIMING, 0, ONE.blobs[C.TIMING])
+        open_class({}, C.TIMING, [SealedClass(ONE.shape, 0, ONE.blobs[C.TIMING])])
 
 
 def test_a_class_of_other_rows_than_its_batch_is_refused() -> None:
@@ -154,7 +154,7 @@ def test_a_class_of_other_rows_than_its_batch_is_refused() -> None:
     short = columns.encode(columns.prepare(TABLE, CLASS_FIELDS[C.TIMING]), 0, ROWS - 1)
     blob = seal(KEYS[C.TIMING], [short], ONE.shape.aad(C.TIMING))
     with pytest.raises(FormatError, match="number of rows"):
-        open_class(KEYS, ONE.shape, C.TIMING, 0, blob)
+        open_class(KEYS, C.TIMING, [SealedClass(ONE.shape, 0, blob)])
 
 
 def test_the_digest_covers_everything() -> None:

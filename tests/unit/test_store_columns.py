@@ -203,7 +203,7 @@ def refused_or_read(body: bytes, cls: DisclosureClass) -> bool:
     """Decode a body: whether it was refused. Anything but a record batch or FormatError fails the test."""
     try:
         chunk = columns.Chunk(compress(body), CLASS_FIELDS[cls])
-        chunk.batch()
+        columns.assemble([chunk], CLASS_FIELDS[cls])
         chunk.take(chunk.find("0101"))
         chunk.take(chunk.find(12025550102))
     except FormatError:

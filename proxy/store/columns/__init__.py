@@ -19,10 +19,33 @@ A chunk with fewer fields than the class now has is older: the missing fields ar
 
 from __future__ import annotations
 
-from proxy.store.columns.decode import Chunk, decode
+import pyarrow as pa
+
+from proxy.store.columns.assemble import assemble
+from proxy.store.columns.decode import Chunk
 from proxy.store.columns.encode import Prepared, encode, is_empty, prepare, recurs
 from proxy.store.columns.form import ARROW, VERSION, arrow_schema
 from proxy.store.columns.tables import join, one, spelled, whole
+from schema.fields import Field
+
+
+def decode(frame: bytes | memoryview, fields: tuple[Field, ...]) -> pa.RecordBatch:
+    """Open one chunk whole, as a record batch of the schema of :func:`arrow_schema`.
+
+    Args:
+        frame: what :func:`encode` returned.
+        fields: all fields of the class, in canonical order.
+
+    Raises:
+        FormatError: if the bytes are not a chunk of these fields.
+    """
+    chunk = Chunk(frame, fields)
+    found = assemble([chunk], fields)
+    schema = arrow_schema(fields)
+    return pa.RecordBatch.from_arrays(
+        [found[f.name] if f.name in found else pa.nulls(chunk.rows, f.type) for f in schema], schema=schema
+    )
+
 
 __all__ = [
     "ARROW",
@@ -30,6 +53,7 @@ __all__ = [
     "Chunk",
     "Prepared",
     "arrow_schema",
+    "assemble",
     "decode",
     "encode",
     "is_empty",

@@ -10,14 +10,13 @@ from __future__ import annotations
 import struct
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
 
 from proxy.store.columns.form import (
-    ARROW,
     DELTA,
     DICT,
     HEAD,
@@ -30,7 +29,6 @@ from proxy.store.columns.form import (
     TEXT,
     VALID,
     VERSION,
-    arrow_schema,
 )
 from proxy.store.planes import Bytes, FormatError, decompress, from_planes
 from schema.fields import Field, Kind
@@ -138,33 +136,13 @@ class Chunk:
             raise FormatError("a chunk goes on after its last field")
         self._body, self._fields, self._places = body, fields, places
 
-    def _columns(self) -> list[_Column]:
-        return [_Column(self._body, field, place, self.rows) for field, place in self._places]
-
-    def columns(self, *, coded: bool = False) -> dict[str, pa.Array]:
-        """Return every column that is not null throughout.
-
-        Args:
-            coded: leave text that is stored by a dictionary as dictionary arrays.
-        """
-        out: dict[str, pa.Array] = {}
-        for column in self._columns():
-            if column.valid is None or column.valid.any():
-                out[column.field.name] = column.array(coded)
-            if len(column.raw_rows):
-                out[column.field.name + "_raw"] = column.raw_array()
-        return out
-
-    def batch(self) -> pa.RecordBatch:
-        """Return everything as a record batch of the schema of ``arrow_schema``."""
-        found = self.columns()
-        schema = arrow_schema(self._fields)
-        arrays = [found[f.name] if f.name in found else pa.nulls(self.rows, f.type) for f in schema]
-        return pa.RecordBatch.from_arrays(arrays, schema=schema)
+    def by_name(self) -> dict[str, Column]:
+        """Return the columns that are not null throughout."""
+        return {field.name: Column(self._body, field, place, self.rows) for field, place in self._places}
 
     def find(self, value: int | str) -> Ints:
         """Return the rows in which a number stands in any number field: an integer for E.164 digits, else raw text."""
-        hits = [c.find(value) for c in self._columns() if c.field.kind is Kind.NUMBER]
+        hits = [c.find(value) for c in self.by_name().values() if c.field.kind is Kind.NUMBER]
         return np.unique(np.concatenate(hits)) if hits else _NONE
 
     def take(self, rows: Ints) -> dict[str, list[Any]]:
@@ -175,17 +153,11 @@ class Chunk:
             for field, place in self._places:
                 out[field.name] = [_value(self._body, place, field.kind, self.rows, row) for row in wanted]
         else:
-            for column in self._columns():
-                out[column.field.name] = column.take(rows)
-        for column in (_Column(self._body, f, p, self.rows) for f, p in self._places if f.kind is Kind.NUMBER):
+            out = {name: column.take(rows) for name, column in self.by_name().items()}
+        for column in (Column(self._body, f, p, self.rows) for f, p in self._places if f.kind is Kind.NUMBER):
             if len(column.raw_rows):
                 out[column.field.name + "_raw"] = column.take_raw(rows)
         return out
-
-
-def decode(frame: bytes | memoryview, fields: tuple[Field, ...]) -> pa.RecordBatch:
-    """Open one chunk whole. Arguments and errors as of :class:`Chunk`."""
-    return Chunk(frame, fields).batch()
 
 
 def _value(body: bytes, place: _Place, kind: Kind, rows: int, row: int) -> int | str | None:
@@ -249,19 +221,13 @@ class _Texts:
         if int(self.lengths.sum()) != size:
             raise FormatError("text lengths do not add up")
 
-    def array(self, bitmap: pa.Buffer | None = None) -> pa.Array:
-        offsets = np.zeros(len(self.lengths) + 1, np.int32)
-        np.cumsum(self.lengths, out=offsets[1:])
-        buffers = [bitmap, pa.py_buffer(offsets), pa.py_buffer(self.data)]
-        return pa.Array.from_buffers(pa.string(), len(self.lengths), buffers)
-
     def take(self, rows: list[int]) -> list[str]:
         ends = np.cumsum(self.lengths)
         whole = self.data.tobytes()
         return [_decoded(whole[int(ends[i] - self.lengths[i]) : int(ends[i])]) for i in rows]
 
 
-class _Column:
+class Column:
     """One field of a chunk, as whole columns."""
 
     def __init__(self, body: bytes, field: Field, place: _Place, rows: int) -> None:
@@ -288,16 +254,31 @@ class _Column:
             return _Texts(self._words().view(np.int64), data)
         return _Texts(self._u32s(place.lists + (4 * place.entries if place.encoding == NUMBERS else 0)), data)
 
-    def _words(self, rows: Ints | None = None) -> Words:
-        if rows is None:
-            return from_planes(self.planes, self.rows, self.place.width)
-        return from_planes(self.planes.reshape(self.place.width, self.rows)[:, rows], len(rows), self.place.width)
+    def _words(self) -> Words:
+        return from_planes(self.planes, self.rows, self.place.width)
 
-    def _codes(self, rows: Ints | None = None) -> Words:
-        codes = self._words(rows)
+    def mask(self) -> npt.NDArray[np.bool_]:
+        """Which rows have a value."""
+        return np.ones(self.rows, np.bool_) if self.valid is None else _bits(self.valid, self.rows)
+
+    def codes(self) -> Words:
+        """A coded column's codes."""
+        codes = self._words()
         if len(codes) and int(codes.max()) >= self.place.entries:
             raise FormatError("a code outside its dictionary")
         return codes
+
+    def words(self) -> list[bytes]:
+        """A coded column's dictionary."""
+        ends = np.cumsum(self.texts.lengths).tolist()
+        whole = self.texts.data.tobytes()
+        return [whole[start:end] for start, end in pairwise([0, *ends])]
+
+    def spelled(self) -> _Texts:
+        """A coded column's values, spelled out."""
+        words, codes = self.words(), self.codes()
+        data = b"".join([words[c] for c in codes.tolist()])
+        return _Texts(self.texts.lengths[codes], np.frombuffer(data, np.uint8))
 
     def _ints(self) -> Ints:
         values = self._words().view(np.int64)
@@ -309,35 +290,6 @@ class _Column:
             values *= POWERS[self.place.scale]
         return values
 
-    def array(self, coded: bool = False) -> pa.Array:
-        bitmap = None if self.valid is None else pa.py_buffer(self.valid)
-        if self.place.encoding == TEXT:
-            return self.texts.array(bitmap)
-        if self.place.encoding == DICT:
-            return self._coded(bitmap) if coded else self._spelled(bitmap)
-        return pa.Array.from_buffers(ARROW[self.field.kind], self.rows, [bitmap, pa.py_buffer(self._ints())])
-
-    def _coded(self, bitmap: pa.Buffer | None) -> pa.DictionaryArray:
-        indices = pa.Array.from_buffers(pa.int32(), self.rows, [bitmap, pa.py_buffer(self._codes().astype(np.int32))])
-        return pa.DictionaryArray.from_arrays(indices, self.texts.array())
-
-    def _spelled(self, bitmap: pa.Buffer | None) -> pa.Array:
-        lengths = self.texts.lengths
-        width = int(lengths[0])
-        if not width or not (lengths == width).all():
-            return self._coded(bitmap).cast(pa.string())
-        # Words of one length, as most codes are: their rows of a matrix, gathered.
-        data = self.texts.data.reshape(len(lengths), width)[self._codes()]
-        offsets = np.arange(0, (self.rows + 1) * width, width, dtype=np.int32)
-        return pa.Array.from_buffers(pa.string(), self.rows, [bitmap, pa.py_buffer(offsets), pa.py_buffer(data)])
-
-    def raw_array(self) -> pa.Array:
-        lengths = np.zeros(self.rows, np.int64)
-        lengths[self.raw_rows] = self.texts.lengths
-        there = np.zeros(self.rows, np.bool_)
-        there[self.raw_rows] = True
-        return _Texts(lengths, self.texts.data).array(pa.py_buffer(np.packbits(there, bitorder="little")))
-
     def find(self, value: int | str) -> Ints:
         """Rows of a number column that hold ``value``."""
         if isinstance(value, str):
@@ -348,7 +300,7 @@ class _Column:
         wanted = value - self.place.base
         if not 0 <= wanted < 1 << (8 * self.place.width):
             return _NONE
-        mask = np.ones(self.rows, np.bool_) if self.valid is None else _bits(self.valid, self.rows)
+        mask = self.mask()
         for plane in range(self.place.width):  # compared plane by plane: the words need not be put together
             mask &= self.planes[plane * self.rows : (plane + 1) * self.rows] == wanted >> (8 * plane) & 0xFF
         return np.flatnonzero(mask)
@@ -358,7 +310,7 @@ class _Column:
         if self.place.encoding == TEXT:
             values: list[Any] = self.texts.take(rows.tolist())
         elif self.place.encoding == DICT:
-            values = self.texts.take(self._codes(rows).tolist())
+            values = self.texts.take(self.codes()[rows].tolist())
         else:
             values = self._ints()[rows].tolist()
         if self.valid is None:
