@@ -6,7 +6,7 @@ join in Arrow's compute library. The same records in the same pieces give the sa
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from enum import Enum
 from typing import Final, Protocol
 
@@ -107,30 +107,39 @@ class _Sink:
         return data
 
 
-class _Writer(Protocol):
-    """What Arrow's stream and Parquet writers have in common."""
-
-    def write_batch(self, batch: pa.RecordBatch) -> None: ...
-
-    def close(self) -> None: ...
+def _batch(schema: pa.Schema, columns: Mapping[str, pa.Array]) -> pa.RecordBatch:
+    return pa.RecordBatch.from_arrays([columns[n] for n in schema.names], schema=schema)
 
 
-class _Columnar:
-    """Arrow IPC stream and Parquet."""
+class _ArrowStream:
+    """An Arrow IPC stream: the schema's message, one message a piece, the mark of the end."""
 
-    def __init__(
-        self, fields: Sequence[Field], make: Callable[[_Sink, pa.Schema], pa.ipc.RecordBatchStreamWriter]
-    ) -> None:
-        self._schema = pa.schema([pa.field(f.name, _ARROW[f.kind], not f.required) for f in fields])
+    def __init__(self, schema: pa.Schema) -> None:
+        self._schema = schema
+
+    def begin(self) -> bytes:
+        return self._schema.serialize().to_pybytes()  # type: ignore[no-any-return]
+
+    def block(self, columns: Mapping[str, pa.Array]) -> bytes:
+        return _batch(self._schema, columns).serialize().to_pybytes()  # type: ignore[no-any-return]
+
+    def end(self) -> bytes:
+        return b"\xff\xff\xff\xff\0\0\0\0"
+
+
+class _Parquet:
+    """A Parquet file, one row group a piece."""
+
+    def __init__(self, schema: pa.Schema) -> None:
+        self._schema = schema
         self._sink = _Sink()
-        self._writer = make(self._sink, self._schema)
+        self._writer = pq.ParquetWriter(self._sink, schema, compression="zstd")
 
     def begin(self) -> bytes:
         return self._sink.taken()
 
     def block(self, columns: Mapping[str, pa.Array]) -> bytes:
-        batch = pa.RecordBatch.from_arrays([columns[n] for n in self._schema.names], schema=self._schema)
-        self._writer.write_batch(batch)
+        self._writer.write_batch(_batch(self._schema, columns))
         return self._sink.taken()
 
     def end(self) -> bytes:
@@ -162,12 +171,11 @@ class Encoder:
         self._ids = ids
         self._text = media in (MediaType.CSV, MediaType.NDJSON)
         self._form: _Form
-        if media is MediaType.ARROW:
-            self._form = _Columnar(fields, lambda sink, schema: pa.ipc.new_stream(sink, schema))
-        elif media is MediaType.PARQUET:
-            self._form = _Columnar(fields, lambda sink, schema: pq.ParquetWriter(sink, schema, compression="zstd"))
-        else:
+        if self._text:
             self._form = Csv(fields) if media is MediaType.CSV else Ndjson(fields)
+        else:
+            schema = pa.schema([pa.field(f.name, _ARROW[f.kind], not f.required) for f in fields])
+            self._form = _ArrowStream(schema) if media is MediaType.ARROW else _Parquet(schema)
 
     def begin(self) -> bytes:
         """Return what stands before the first record."""

@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from proxy.disclosure.rendering import literal
 from schema.fields import Field, Kind
 
 _CSV_SPECIAL: Final = (b'"', b",", b"\r", b"\n")
@@ -42,8 +43,12 @@ class Csv:
             parts.append(_spelled(column, _csv_quoted) if field.kind in _FREE_TEXT else _text(column))
         parts += _commas(nulls)
         last = parts.pop()  # the line's end goes to its last column: a join of its own would copy every line again
-        parts.append(pc.binary_join_element_wise(last, "\r\n", "", null_handling="replace", null_replacement=""))
-        lines = pc.binary_join_element_wise(*parts, ",", null_handling="replace", null_replacement="")
+        parts.append(
+            pc.binary_join_element_wise(
+                last, literal("\r\n"), literal(""), null_handling="replace", null_replacement=""
+            )
+        )
+        lines = pc.binary_join_element_wise(*parts, literal(","), null_handling="replace", null_replacement="")
         return _lines(lines, len(column))
 
     def end(self) -> bytes:
@@ -53,7 +58,7 @@ class Csv:
 
 def _commas(nulls: int) -> list[pa.Scalar]:
     """A run of null columns, as one word between two separators."""
-    return [pa.scalar("," * (nulls - 1))] if nulls else []
+    return [literal("," * (nulls - 1))] if nulls else []
 
 
 def _spelled(column: pa.Array, escape: Callable[[pa.Array], pa.Array]) -> pa.Array | pa.Scalar:
@@ -70,7 +75,7 @@ def _csv_quoted(column: pa.Array) -> pa.Array:
     data = _bytes(column)
     if not any(mark in data for mark in _CSV_SPECIAL):
         return column
-    quoted = pc.binary_join_element_wise('"', pc.replace_substring(column, '"', '""'), '"', "")
+    quoted = _quoted(pc.replace_substring(column, '"', '""'), '"')
     return pc.if_else(pc.match_substring_regex(column, '[",\r\n]'), quoted, column)
 
 
@@ -88,20 +93,21 @@ class Ndjson:
     def block(self, columns: Mapping[str, pa.Array]) -> bytes:
         """Some records."""
         parts: list[pa.Array | pa.Scalar] = []
-        literal = "{"
+        text = "{"
         for position, field in enumerate(self._fields):
             column = columns[field.name]
-            literal += ("," if position else "") + json.dumps(field.name) + ":"
+            text += ("," if position else "") + json.dumps(field.name) + ":"
             if column.null_count == len(column):
-                literal += "null"
+                text += "null"
                 continue
             quote = "" if pa.types.is_integer(column.type) else '"'
             value = _spelled(column, _json_escaped) if field.kind in _FREE_TEXT else _text(column)
             if column.null_count:
-                value, quote = pc.coalesce(pc.binary_join_element_wise(quote, value, quote, ""), "null"), ""
-            parts += [pa.scalar(literal + quote), value]
-            literal = quote
-        return _lines(pc.binary_join_element_wise(*parts, pa.scalar(literal + "}\n"), ""), len(column))
+                value = pc.coalesce(_quoted(value, quote), literal("null"))
+                quote = ""
+            parts += [literal(text + quote), value]
+            text = quote
+        return _lines(pc.binary_join_element_wise(*parts, literal(text + "}\n"), literal("")), len(column))
 
     def end(self) -> bytes:
         """Nothing."""
@@ -118,6 +124,10 @@ def _json_escaped(column: pa.Array) -> pa.Array:
         for code in np.unique(view[view < 0x20]).tolist():
             column = pc.replace_substring(column, chr(code), f"\\u{code:04x}")
     return column
+
+
+def _quoted(column: pa.Array, quote: str) -> pa.Array:
+    return pc.binary_join_element_wise(literal(quote), column, literal(quote), literal(""))
 
 
 def _text(column: pa.Array) -> pa.Array:
