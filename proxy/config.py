@@ -26,11 +26,14 @@ def _doc(default: Any, doc: str) -> Any:
     return field(default=default, metadata={"doc": doc})
 
 
+_HOME = Path(".tollgate")
+
+
 @dataclass(frozen=True, slots=True)
 class Config:
     """Everything that can be set. Paths are absolute once loaded."""
 
-    home: Path = _doc(Path(".tollgate"), "directory of the configuration, keys and role passwords (made by `init`)")
+    home: Path = _doc(_HOME, "directory of the configuration, keys and role passwords (made by `init`)")
     database_url: str = _doc("", "postgresql:// URL of the owner; empty: the embedded server under `home`")
     issuer: str = _doc("https://localhost:8443", "issuer of tokens, byte for byte as clients write it (RFC 8414)")
     listen_host: str = _doc("127.0.0.1", "address the API listens on")

@@ -45,10 +45,8 @@ def available() -> list[Migration]:
     Raises:
         MigrationError: if two files bear one number.
     """
-    found = []
-    for item in resources.files("schema").joinpath("migrations").iterdir():
-        if match := _NAME.match(item.name):
-            found.append(Migration(int(match[1]), item.name, item.read_text(encoding="utf-8")))
+    files = resources.files("schema").joinpath("migrations").iterdir()
+    found = [Migration(int(m[1]), f.name, f.read_text(encoding="utf-8")) for f in files if (m := _NAME.match(f.name))]
     found.sort(key=lambda m: m.number)
     if len({m.number for m in found}) != len(found):
         raise MigrationError("two migrations bear one number")
@@ -82,7 +80,7 @@ async def migrate(conn: asyncpg.Connection) -> list[str]:
                 )
         # Partitions ahead of need; ingest makes those of months further away when a file has records of them.
         await conn.execute(
-            "SELECT tollgate.ensure_month(to_char(now() AT TIME ZONE 'UTC' + make_interval(months => n), 'YYYYMM')::int)"
+            "SELECT tollgate.ensure_month(to_char(timezone('UTC', now()) + make_interval(months => n), 'YYYYMM')::int)"
             " FROM generate_series(0, $1) n",
             MONTHS_AHEAD,
         )
