@@ -16,7 +16,7 @@ from schema.fields import DisclosureClass, fields_of, ocn_code
 CLEAR: Final = """b.batch_id, b.pair_id, b.rows, b.first_record_id, b.last_record_id, b.first_start, b.last_start,
     b.format, b.classes, l.side, l.ocn"""
 FROM: Final = "FROM tollgate.batch_leg l JOIN tollgate.batch b ON b.month = l.month AND b.batch_id = l.batch_id"
-OWN: Final = "l.month = $1 AND l.ocn = ANY ($2) AND l.side = ANY ($3)"
+OWN: Final = "l.month = $1 AND l.mapped AND l.ocn = ANY ($2) AND l.side = ANY ($3)"
 LIST: Final = f"""
 SELECT b.batch_id, b.pair_id, b.last_record_id, b.rows {FROM}
 WHERE {OWN} AND (l.pair_id > $4 OR (l.pair_id = $4 AND l.last_record_id > $5))
@@ -30,6 +30,10 @@ RELISTS: Final = 50
 
 class StoreChangingError(Exception):
     """A batch that is listed cannot be fetched; ``tollgate store check`` says what is wrong."""
+
+
+ROWS_AT_ONCE: Final = 12_000
+"""A piece is complete when it has so many records (a last batch may add 8,191)."""
 
 
 @dataclass(slots=True)
@@ -62,7 +66,9 @@ class Fetched:
 
     table: pa.Table
     spans: list[tuple[int, int]]
-    """(records, pair id) of each batch."""
+    """(records, pair id) of each part of the table, in order."""
+    batches: int
+    """So many of the group's batches, from its first, were opened: at least one."""
 
     def pair_at(self, row: int) -> int:
         """Return the pair of one record."""
@@ -82,8 +88,15 @@ class Source(Protocol):
     def group(self, todo: Sequence[Listed], left: int | None) -> Sequence[Listed]:
         """Return the batches to fetch next, of which ``left`` records at most are wanted."""
 
-    async def fetched(self, month: int, group: Sequence[Listed], position: Position) -> Fetched | None:
-        """Open those batches' records after the position; None if one is gone."""
+    async def fetched(
+        self, month: int, group: Sequence[Listed], position: Position, left: int | None
+    ) -> Fetched | None:
+        """Open those batches' records after the position (``left`` of them are enough); None if one is gone."""
+
+
+def after_id(scope: Scope, shape: Shape, position: Position) -> int:
+    """Return the record id after which a batch's records are wanted."""
+    return max(scope.after_id, position.record_id) if position.pair_id == shape.pair_id else scope.after_id
 
 
 def own(scope: Scope, month: int) -> tuple[int, list[int], list[int]]:

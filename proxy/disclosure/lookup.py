@@ -20,10 +20,12 @@ from proxy.disclosure.fetching import (
     LIST,
     OWN,
     RELISTS,
+    ROWS_AT_ONCE,
     Batch,
     Fetched,
     Listed,
     StoreChangingError,
+    after_id,
     batches,
     distinct,
     own,
@@ -121,9 +123,12 @@ class Lookup:
 
     def group(self, todo: Sequence[Listed], left: int | None) -> Sequence[Listed]:
         counts = accumulate(len(self._current[b.batch_id]) for b in todo)
-        return todo[: 1 + sum(1 for count in counts if count < CHUNKS_AT_ONCE)]
+        most = CHUNKS_AT_ONCE if left is None else min(left, CHUNKS_AT_ONCE)
+        return todo[: 1 + sum(1 for count in counts if count < most)]
 
-    async def fetched(self, month: int, group: Sequence[Listed], position: Position) -> Fetched | None:
+    async def fetched(
+        self, month: int, group: Sequence[Listed], position: Position, left: int | None
+    ) -> Fetched | None:
         shared = shared_classes(self._scope)
         wanted = [(b.batch_id, chunk) for b in group for chunk in sorted(self._current[b.batch_id])]
         heads = ", ".join(f"substring(b.{c.value} from 1 for {HEADER_PREFIX_MAX}) AS {c.value}" for c in shared)
@@ -141,7 +146,8 @@ class Lookup:
         if pieces is None:
             return None
         keys = await self._access.class_keys(self._scope, month)
-        return await self._access.run(_open_pieces, self._scope, pieces, keys, position, self._number)
+        enough = ROWS_AT_ONCE if left is None else min(left, ROWS_AT_ONCE)
+        return await self._access.run(_open_pieces, self._scope, pieces, keys, position, self._number, enough)
 
 
 @dataclass(slots=True)
@@ -207,12 +213,21 @@ def _references(
     return out
 
 
-def _open_pieces(scope: Scope, pieces: Sequence[_Piece], keys: ClassKeys, position: Position, number: str) -> pa.Table:
+def _open_pieces(
+    scope: Scope, pieces: Sequence[_Piece], keys: ClassKeys, position: Position, number: str, enough: int
+) -> Fetched:
     value = int(number[1:]) if number.startswith("+") else number
     found = _Found()
     spans: list[tuple[int, int]] = []
+    done: list[Batch] = []
     for piece in pieces:
         batch = piece.batch
+        if not done or batch is not done[-1]:
+            if found.rows >= enough:  # a number that stands in every record: memory stays bounded, batch by batch
+                break
+            done.append(batch)
+        if DisclosureClass.PARTIES not in piece.sealed:
+            continue
         opened = {
             cls: open_chunk_of(keys, batch.shape, cls, batch.ocn(cls), batch.blobs[cls], piece.chunk, sealed)
             for cls, sealed in piece.sealed.items()
@@ -225,16 +240,14 @@ def _open_pieces(scope: Scope, pieces: Sequence[_Piece], keys: ClassKeys, positi
         for cls, chunk in opened.items():
             if cls in scope.classes or cls is DisclosureClass.TIMING:
                 values |= chunk.take(rows)
-        after = scope.after_id
-        if position.pair_id == batch.shape.pair_id:
-            after = max(after, position.record_id)
+        after = after_id(scope, batch.shape, position)
         wanted = [
             after < record_id <= scope.as_of and scope.start_us <= started < scope.end_us
             for record_id, started in zip(values["record_id"], values["started_at"], strict=True)
         ]
         found.add(values, wanted)
         spans.append((sum(wanted), batch.shape.pair_id))
-    return Fetched(project(scope, found.table()), spans)
+    return Fetched(project(scope, found.table()), spans, len(done))
 
 
 class _Found:
@@ -242,19 +255,19 @@ class _Found:
 
     def __init__(self) -> None:
         self._columns: dict[str, list[Any]] = {"record_id": []}
-        self._rows = 0
+        self.rows = 0
 
     def add(self, values: dict[str, list[Any]], wanted: list[bool]) -> None:
         for name, column in values.items():
             held = self._columns.setdefault(name, [])
-            held.extend([None] * (self._rows - len(held)))
+            held.extend([None] * (self.rows - len(held)))
             held.extend(v for v, keep in zip(column, wanted, strict=True) if keep)
-        self._rows += sum(wanted)
+        self.rows += sum(wanted)
 
     def table(self) -> pa.Table:
         out = {}
         for name, column in self._columns.items():
-            column.extend([None] * (self._rows - len(column)))
+            column.extend([None] * (self.rows - len(column)))
             kind = ARROW[BY_NAME[name].kind] if name in BY_NAME else pa.string()
             out[name] = (
                 pa.array(column, pa.int64()).view(kind) if pa.types.is_timestamp(kind) else pa.array(column, kind)

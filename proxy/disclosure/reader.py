@@ -2,11 +2,12 @@
 
 Everything here runs as the role ``tollgate_billing`` under row-level security: the permit's OCNs and months are set for
 each transaction, so a wrong predicate in this file still finds no other carrier's batch. A class that the scope does
-not reach is not selected and not decrypted.
+not reach is not selected and not decrypted, but for the peer's own leg: it alone is bound to the OCN by which the batch
+was chosen, so it is opened to prove the choice, and dropped where the scope does not reach it.
 
-Answers are ordered by (month, pair, record id). Rolling keeps that order while it replaces batches: a reader lists the
-batches of a month, fetches a few at a time by id, and lists again from its position when one has gone. No connection
-is held while a consumer is slow.
+Pieces are ordered by (month, pair, record id). Rolling keeps that order while it replaces batches: a reader lists the
+batches of a month, fetches a few at a time by id, and lists again from its position when one has gone. Within a piece
+records stand in the order of their ids, so that small pairs do not show. A slow consumer holds no connection.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from concurrent.futures import Executor
 from contextlib import aclosing
 from itertools import accumulate, takewhile
-from typing import Final, TypeVar
+from typing import TypeVar
 
 import asyncpg
 import numpy as np
@@ -31,11 +32,13 @@ from proxy.disclosure.fetching import (
     LIST,
     OWN,
     RELISTS,
+    ROWS_AT_ONCE,
     Batch,
     Fetched,
     Listed,
     Source,
     StoreChangingError,
+    after_id,
     batches,
     distinct,
     own,
@@ -44,14 +47,11 @@ from proxy.disclosure.fetching import (
 )
 from proxy.disclosure.lookup import Lookup
 from proxy.disclosure.scope import Position, RowBlock, Scope
-from proxy.store.batches import Shape, int64s
+from proxy.store.batches import int64s
 from proxy.store.opening import ClassKeys, SealedClass, open_class
 from schema.fields import DisclosureClass
 
 T = TypeVar("T")
-
-ROWS_AT_ONCE: Final = 12_000
-"""A piece is complete when it has so many records (a last batch may add 8,191)."""
 
 
 class StoreReader:
@@ -102,17 +102,27 @@ class StoreReader:
             if after is not None and month < after.month:
                 continue
             start = after if after is not None and after.month == month else Position(month, 0, 0)
-            async with aclosing(_ahead(_pieces(source, start, limit))) as pieces:
+            async with aclosing(_ahead(_pieces(source, start, left))) as pieces:
                 async for fetched, position in pieces:
                     block = RowBlock(fetched.table)
                     if left is not None and block.rows > left:
                         block = block.slice(0, left)
                         position = Position(month, fetched.pair_at(left - 1), int(block.record_ids[-1]))
+                    if len(fetched.spans) > 1:
+                        block = _mixed(block)
                     yield await self._access.run(work, block), block.rows, position
                     if left is not None:
                         left -= block.rows
                         if left <= 0:
                             return
+
+
+def _mixed(block: RowBlock) -> RowBlock:
+    """Return a piece in the order of its record ids: pairs one after another would tell a peer the other carrier."""
+    ids = block.record_ids
+    if (ids[1:] > ids[:-1]).all():
+        return block
+    return RowBlock(block.table.take(pa.array(np.argsort(ids))))
 
 
 _Pieces = AsyncGenerator[tuple[Fetched, Position]]
@@ -137,7 +147,7 @@ async def _pieces(source: Source, position: Position, left: int | None) -> _Piec
     relisted = 0
     while todo and (left is None or left > 0):
         group = source.group(todo, left)
-        fetched = await source.fetched(position.month, group, position)
+        fetched = await source.fetched(position.month, group, position, left)
         if fetched is None:  # a roll has replaced a batch: list again from here
             relisted += 1
             if relisted > RELISTS:
@@ -145,8 +155,8 @@ async def _pieces(source: Source, position: Position, left: int | None) -> _Piec
             todo = await source.listed(position)
             continue
         relisted = 0
-        todo = todo[len(group) :]
-        position = Position(position.month, group[-1].pair_id, group[-1].last_record_id)
+        todo, last = todo[fetched.batches :], group[fetched.batches - 1]
+        position = Position(position.month, last.pair_id, last.last_record_id)
         if rows := fetched.table.num_rows:
             yield fetched, position
             left = None if left is None else left - rows
@@ -179,7 +189,9 @@ class _Whole:
         before = accumulate(b.rows for b in todo)
         return todo[: 1 + sum(1 for _ in takewhile(lambda rows: rows < wanted, before))]
 
-    async def fetched(self, month: int, group: Sequence[Listed], position: Position) -> Fetched | None:
+    async def fetched(
+        self, month: int, group: Sequence[Listed], position: Position, left: int | None
+    ) -> Fetched | None:
         shared = shared_classes(self._scope)
         columns = ", ".join(f"b.{c.value}" for c in shared)
         async with self._access.permitted(self._scope, [month]) as conn:
@@ -209,14 +221,14 @@ def _open_batches(scope: Scope, batches: Sequence[Batch], keys: ClassKeys, posit
         edges = np.cumsum([0, *(b.shape.rows for b in batches)])
         counts = np.diff(np.concatenate([[0], np.cumsum(wanted)])[edges])
         spans = [(int(n), b.shape.pair_id) for n, b in zip(counts, batches, strict=True)]
-    return Fetched(project(scope, table), spans)
+    return Fetched(project(scope, table), spans, len(batches))
 
 
 def _wanted(
     scope: Scope, batches: Sequence[Batch], table: pa.Table, position: Position
 ) -> npt.NDArray[np.bool_] | None:
     """Say which records are within the scope and after the position; None if all are."""
-    after = np.array([_after(scope, b.shape, position) for b in batches], np.int64)
+    after = np.array([after_id(scope, b.shape, position) for b in batches], np.int64)
     shapes = [b.shape for b in batches]
     if all(
         s.first_record_id > a and s.last_record_id <= scope.as_of for s, a in zip(shapes, after, strict=True)
@@ -226,7 +238,3 @@ def _wanted(
     floor = np.repeat(after, [s.rows for s in shapes])
     wanted: npt.NDArray[np.bool_] = (ids > floor) & (ids <= scope.as_of)
     return wanted & (started >= scope.start_us) & (started < scope.end_us)
-
-
-def _after(scope: Scope, shape: Shape, position: Position) -> int:
-    return max(scope.after_id, position.record_id) if position.pair_id == shape.pair_id else scope.after_id

@@ -44,6 +44,10 @@ from proxy.store.writer import Run
 from schema.fields import FIELDS, OCN_UNMAPPED, DisclosureClass
 from schema.fields import Kind as FieldKind
 
+MONTHS_MAX = 36
+"""Most months one file may have calls of: each needs partitions and keys, and dates read wrongly scatter."""
+IDLE_S = 600
+"""A transaction whose process hangs for so long is ended, so that it does not keep other ingests out."""
 _DAY_US = 86_400_000_000
 _NUMBERS = [f.name for f in FIELDS if f.kind is FieldKind.NUMBER]
 
@@ -108,6 +112,7 @@ class Ingest:
         stamp = await asyncio.to_thread(_stamp, path)
         digest, size = await asyncio.to_thread(file_digest, path)
         async with self._conn.transaction():
+            await self._conn.execute(f"SET LOCAL idle_in_transaction_session_timeout = '{IDLE_S}s'")
             # One ingest at a time: whether a record is a duplicate must not change between asking and storing.
             await self._conn.execute("SELECT pg_advisory_xact_lock(hashtextextended('tollgate.ingest', 0))")
             known = await self._conn.fetchval("SELECT ingest_id FROM tollgate.ingest WHERE source_digest = $1", digest)
@@ -175,6 +180,10 @@ class _File:
     async def _ready(self, month: int) -> None:
         if month in self._month_keys:
             return
+        if len(self._month_keys) == MONTHS_MAX:
+            raise SourceError(
+                f"has calls of more than {MONTHS_MAX} months", self._path, None, "is the time format right? or split it"
+            )
         await self._side.execute("SELECT tollgate.ensure_month($1)", month)
         # A session hears of new partitions when it takes a lock it does not hold yet, and this transaction holds the
         # parents' already. A name it never looked up before makes it read the catalogue, which takes such a lock.

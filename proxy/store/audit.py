@@ -49,8 +49,17 @@ class _Expected:
     prints: dict[tuple[int, int], tuple[int, str]] = field(default_factory=dict)
     """(month, fingerprint segment) → (index of the entry, SHA-256 of its row)."""
 
+    lost: list[Finding] = field(default_factory=list)
+    """Runs that were replaced by others although they were not what the log said of them."""
+
     def take(self, index: int, kind: Kind, request: dict[str, Any], outcome: dict[str, Any]) -> None:
         """Apply one entry."""
+        for run in request.get("replaced", ()):
+            key = run["month"], int(run["run"])
+            if key not in self.runs or self.runs[key][1] != run:
+                self.lost.append(Finding("run changed before it was replaced", *key, index))
+        if sum(r["rows"] for r in request.get("replaced", ())) != sum(r["rows"] for r in outcome.get("made", ())):
+            self.lost.append(Finding("replaced by runs of other rows", request.get("month", 0), 0, index))
         gone = set(request.get("destroyed", ()))
         self.runs = {k: v for k, v in self.runs.items() if str(k[1]) not in gone} if gone else self.runs
         for run in outcome.get("runs" if kind is Kind.STORE_INGEST else "made", ()):
@@ -83,6 +92,8 @@ async def check(
         size = await conn.fetchval("SELECT size FROM tollgate.log_head")
         expected = await _expected(ledger, size)
         runs = {(r["month"], r["run_id"]): Run(**dict(r)) for r in rows}
+        for finding in expected.lost:
+            yield finding
         for key in sorted(expected.runs.keys() - runs.keys()):
             yield Finding("run missing", *key, expected.runs[key][0])
         done, total = 0, sum(r.rows for r in runs.values())
@@ -129,7 +140,7 @@ _STRAYS = (
     (
         "SELECT l.month, l.batch_id AS id FROM tollgate.batch_leg l JOIN tollgate.batch b"
         " ON b.month = l.month AND b.batch_id = l.batch_id WHERE l.pair_id <> b.pair_id"
-        " OR l.last_record_id <> b.last_record_id"
+        " OR l.last_record_id <> b.last_record_id OR l.mapped <> (b.ingress_ocn <> -2 AND b.egress_ocn <> -2)"
         " OR l.ocn <> CASE l.side WHEN 1 THEN b.ingress_ocn ELSE b.egress_ocn END",
         "leg changed",
     ),

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import asyncpg
 
 from proxy.store.batches import BATCHES_PER_RUN, LEGS, SHARED, Sealed, Shape
-from schema.fields import DisclosureClass
+from schema.fields import OCN_UNMAPPED, DisclosureClass, ocn_code
 
 _SHARED_COLUMNS = ", ".join(c.value for c in SHARED)
 _INGRESS, _EGRESS = DisclosureClass.INGRESS_LEG, DisclosureClass.EGRESS_LEG
@@ -31,8 +31,9 @@ SELECT * FROM unnest($1::int[], $2::bigint[], $3::bigint[], $4::int[], $5::int[]
     {", ".join(f"${14 + i}::bytea[]" for i in range(len(SHARED)))})
 """
 INSERT_LEGS = """
-INSERT INTO tollgate.batch_leg (month, batch_id, side, ocn, pair_id, last_record_id, sealed)
-SELECT * FROM unnest($1::int[], $2::bigint[], $3::smallint[], $4::int[], $5::int[], $6::bigint[], $7::bytea[])
+INSERT INTO tollgate.batch_leg (month, batch_id, side, ocn, pair_id, last_record_id, mapped, sealed)
+SELECT * FROM unnest($1::int[], $2::bigint[], $3::smallint[], $4::int[], $5::int[], $6::bigint[], $7::boolean[],
+    $8::bytea[])
 """
 INSERT_SEGMENTS = """
 INSERT INTO tollgate.tag_segment (month, run_id, bucket, entries, sealed)
@@ -60,6 +61,10 @@ SELECT_BATCHES = f"""
 SELECT {_BATCH_COLUMNS} FROM tollgate.batch b WHERE b.month = $1 AND b.run_id = $2 AND b.batch_id = ANY ($3)
 ORDER BY b.batch_id
 """
+
+
+class StoreDamagedError(Exception):
+    """A run does not hold what its manifest says: something was deleted or changed. Nothing is done with it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,6 +150,7 @@ async def insert_batches(conn: asyncpg.Connection, run_id: int, batches: Sequenc
         [s.classes for s in shapes],
         *([b.blobs.get(c) for b in batches] for c in SHARED),
     )
+    unmapped = ocn_code(OCN_UNMAPPED)
     legs = [(b.shape, side, b.ocns[side - 1], b.blobs[LEGS[side]]) for b in batches for side in (1, 2)]
     await conn.execute(
         INSERT_LEGS,
@@ -154,6 +160,7 @@ async def insert_batches(conn: asyncpg.Connection, run_id: int, batches: Sequenc
         [ocn for *_, ocn, _ in legs],
         [s.pair_id for s, *_ in legs],
         [s.last_record_id for s, *_ in legs],
+        [unmapped not in b.ocns for b in batches for _ in (1, 2)],
         [blob for *_, blob in legs],
     )
 

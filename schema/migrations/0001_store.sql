@@ -138,6 +138,7 @@ CREATE TABLE tollgate.batch_leg (
     ocn int NOT NULL,
     pair_id int NOT NULL,
     last_record_id bigint NOT NULL,
+    mapped boolean NOT NULL,
     sealed bytea NOT NULL,
     PRIMARY KEY (month, batch_id, side)
 ) PARTITION BY LIST (month);
@@ -218,7 +219,7 @@ CREATE POLICY billing ON tollgate.batch FOR SELECT TO tollgate_billing USING (
     AND ingress_ocn <> -2 AND egress_ocn <> -2
     AND month >= tollgate.first_month() AND month <= tollgate.last_month());
 CREATE POLICY billing ON tollgate.batch_leg FOR SELECT TO tollgate_billing USING (
-    ocn = ANY (tollgate.own_ocns())
+    mapped AND ocn = ANY (tollgate.own_ocns())
     AND month >= tollgate.first_month() AND month <= tollgate.last_month());
 CREATE POLICY billing ON tollgate.tag_segment FOR SELECT TO tollgate_billing USING (
     month >= tollgate.first_month() AND month <= tollgate.last_month());

@@ -81,6 +81,7 @@ DEEDS: dict[str, tuple[str, set[str]]] = {
         "UPDATE tollgate.batch_leg_202607 SET last_record_id = 0 WHERE {one}",
         {"leg changed"},
     ),
+    "a leg marked unmapped": ("UPDATE tollgate.batch_leg_202607 SET mapped = false WHERE {one}", {"leg changed"}),
     "the pair of a leg": ("UPDATE tollgate.batch_leg_202607 SET pair_id = pair_id + 9 WHERE {one}", {"leg changed"}),
     "a batch moved to another run": (
         "UPDATE tollgate.batch_202607 SET run_id = (SELECT max(run_id) FROM tollgate.run WHERE month = 202607"
@@ -217,7 +218,7 @@ async def test_an_orphan_of_any_kind(store: Store, owner: asyncpg.Connection) ->
     for table, columns, what in (
         ("staging", "month, 4711, piece, rows, first_start, last_start, format, classes, timing", "piece of no run"),
         ("tag_segment", "month, 4711, bucket, entries, sealed", "tag segment of no run"),
-        ("batch_leg", "month, 4711, side, ocn, pair_id, last_record_id, sealed", "leg of no batch"),
+        ("batch_leg", "month, 4711, side, ocn, pair_id, last_record_id, mapped, sealed", "leg of no batch"),
     ):
         await owner.execute(f"INSERT INTO tollgate.{table} SELECT {columns} FROM tollgate.{table}_202607 LIMIT 1")
         assert await store.check() == [what]

@@ -259,8 +259,9 @@ async def many(store: Store, owner: asyncpg.Connection) -> Store:
             last_record_id, first_start, last_start, format, classes, timing)
         SELECT 202607, 9000000000000 + i, 9000, i % 300 + 50, i % 90 + 5000, i % 70 + 6000, 10, i * 10, i * 10 + 9,
             0, 1, 1, 1, '\\x00' FROM generate_series(1, 20000) i;
-        INSERT INTO tollgate.batch_leg (month, batch_id, side, ocn, pair_id, last_record_id, sealed)
-        SELECT month, batch_id, s, CASE s WHEN 1 THEN ingress_ocn ELSE egress_ocn END, pair_id, last_record_id, '\\x00'
+        INSERT INTO tollgate.batch_leg (month, batch_id, side, ocn, pair_id, last_record_id, mapped, sealed)
+        SELECT month, batch_id, s, CASE s WHEN 1 THEN ingress_ocn ELSE egress_ocn END, pair_id, last_record_id, true,
+            '\\x00'
             FROM tollgate.batch, generate_series(1, 2) s WHERE run_id = 9000;
         INSERT INTO tollgate.tag_segment (month, run_id, bucket, entries, sealed)
         SELECT 202607, 9000 + i % 20, i / 20, 1, '\\x00' FROM generate_series(1, 20000) i;
@@ -301,6 +302,8 @@ def no_scan(explained: Explained, tables: set[str]) -> None:
                 seen.add(name)
                 assert kind in ("Index Scan", "Index Only Scan", "Bitmap Heap Scan"), f"{kind} on {name}: {query}"
                 assert node.get("Index Cond") or kind == "Bitmap Heap Scan", f"{name}: {query}"
+            elif name == "run":
+                continue  # a row for a million records, and no policy on it
             elif kind == "Function Scan":
                 assert node.get("Function Name", "unnest") == "unnest", query  # several arrays at once have no name
             else:

@@ -132,7 +132,12 @@ class _Remap(Rolling):
             entry = Entry(
                 kind=Kind.STORE_REMAP,
                 actor={"component": "remap"},
-                request={"month": month, "destroyed": [str(run.run_id)], "map_sha256": map_digest.hex()},
+                request={
+                    "month": month,
+                    "destroyed": [str(run.run_id)],
+                    "replaced": [run.described()],
+                    "map_sha256": map_digest.hex(),
+                },
                 outcome={"made": [r.described() for r in (*made, staged)], "mapped": moved.num_rows},
             )
             await self.ledger.append_in(self.conn, [entry])

@@ -40,9 +40,10 @@ from proxy.store.batches import (
     Table,
     int64s,
     manifest,
+    parse_manifest,
 )
 from proxy.store.opening import open_object
-from proxy.store.writer import Run
+from proxy.store.writer import Run, StoreDamagedError
 from schema.fields import DisclosureClass, ocn_code
 
 T = TypeVar("T")
@@ -139,10 +140,10 @@ async def _staged_months(conn: asyncpg.Connection) -> list[int]:
 
 
 async def runs_of(conn: asyncpg.Connection, month: int) -> list[Run]:
-    """Return the runs of a month in record-id order, without their manifests."""
+    """Return the runs of a month in record-id order."""
     rows = await conn.fetch(
-        "SELECT month, run_id, level, rows, first_record_id, last_record_id, tag_bits, ingest_id FROM tollgate.run"
-        " WHERE month = $1 ORDER BY first_record_id",
+        "SELECT month, run_id, level, rows, first_record_id, last_record_id, tag_bits, ingest_id, manifest"
+        " FROM tollgate.run WHERE month = $1 ORDER BY first_record_id",
         month,
     )
     return [Run(**dict(r)) for r in rows]
@@ -248,7 +249,11 @@ class _Roll(Rolling):
                     Entry(
                         kind=Kind.STORE_ROLL,
                         actor={"component": "roll"},
-                        request={"month": month, "destroyed": [str(r.run_id) for r in group]},
+                        request={
+                            "month": month,
+                            "destroyed": [str(r.run_id) for r in group],
+                            "replaced": [r.described() for r in group],
+                        },
                         outcome={"made": [r.described() for r in made], "batches": batches},
                     )
                 ],
@@ -260,17 +265,37 @@ class _Roll(Rolling):
 async def opened(
     conn: asyncpg.Connection, group: Sequence[Run], classes: dict[DisclosureClass, DataKey], executor: Executor
 ) -> AsyncIterator[pa.Table]:
-    """Yield the records of runs in record-id order within each run, record ids included."""
+    """Yield the records of runs in record-id order within each run, record ids included.
+
+    Raises:
+        StoreDamagedError: if a run does not hold what its manifest says. Sealing the rest of it again would destroy the
+            evidence, and give every later record of a staged run the id of another.
+    """
     run_in = partial(asyncio.get_running_loop().run_in_executor, executor)
     for run in group:
+        left = {object_id: digest for part, object_id, digest in parse_manifest(run.manifest) if part is Part.BATCH}
         at = run.first_record_id
         async for sealed in writer.objects(conn, run):
-            for made in await asyncio.gather(*(run_in(open_object, s, classes) for s in sealed)):
+            found = await asyncio.gather(*(run_in(_open, s, classes) for s in sealed))
+            for one, (rows, digest) in zip(sealed, found, strict=True):
+                if left.pop(one.shape.object_id, None) != digest:
+                    raise StoreDamagedError(_damage(run, "was changed", one.shape.object_id))
                 if run.level == 0:  # a staged record's id is the run's first id plus its position
-                    ids = pa.array(np.arange(at, at + made.num_rows))
-                    made = made.append_column("record_id", ids)
-                    at += made.num_rows
-                yield made
+                    ids = pa.array(np.arange(at, at + rows.num_rows))
+                    at += rows.num_rows
+                    yield rows.append_column("record_id", ids)
+                else:
+                    yield rows
+        if left:
+            raise StoreDamagedError(_damage(run, "is missing", next(iter(left))))
+
+
+def _open(sealed: Sealed, classes: dict[DisclosureClass, DataKey]) -> tuple[pa.Table, bytes]:
+    return open_object(sealed, classes), sealed.digest()
+
+
+def _damage(run: Run, what: str, object_id: int) -> str:
+    return f"batch {object_id} of run {run.run_id}, month {run.month}, {what}; see `tollgate store check`"
 
 
 async def in_order(work: Iterable[asyncio.Future[T]]) -> AsyncIterator[T]:
