@@ -49,7 +49,6 @@ class Config:
     streams_max: int = _doc(64, "open answers at once; more are refused with 503")
     progress_rows: int = _doc(1_000_000, "a progress entry is logged before each further so many rows")
     decode_threads: int = _doc(2, "threads that open, decode and encode records")
-    roll_interval_s: int = _doc(60, "how often staged records are rolled into batches, seconds")
     log_group_max: int = _doc(512, "most log entries of one transaction")
 
     def path(self, name: str) -> Path:

@@ -10,12 +10,23 @@ from typing import Any
 
 import asyncpg
 import click
-from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 from rich.table import Table
 
 from keys.datakeys import DataKeys
-from proxy.cli.common import CliError, ExitCode, connect, console, emit, json_option, ledger, provider, run, settings
+from proxy.cli.common import (
+    CliError,
+    ExitCode,
+    connect,
+    console,
+    emit,
+    json_option,
+    ledger,
+    provider,
+    run,
+    settings,
+    stdout,
+)
 from proxy.config import Config
 from proxy.formats.profile import BUILTIN, Profile, load_profile
 from proxy.formats.source import SourceError
@@ -155,6 +166,7 @@ def _bar() -> Progress:
         TimeRemainingColumn(),
         console=console,
         transient=True,
+        disable=not console.is_terminal,
     )
 
 
@@ -201,7 +213,7 @@ def rejects(ctx: click.Context, ingest_id: int, limit: int, as_json: bool) -> No
         table.add_column(name, justify="right" if name == "line" else "left")
     for r in found:
         table.add_row(r.file.replace("[", "\\["), str(r.line), r.reason)
-    Console().print(table)
+    stdout().print(table)
 
 
 def _as_json(reject: Reject) -> dict[str, Any]:

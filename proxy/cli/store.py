@@ -11,12 +11,23 @@ from typing import Any
 
 import asyncpg
 import click
-from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
 from keys.datakeys import DataKeys
-from proxy.cli.common import CliError, ExitCode, connect, console, emit, json_option, ledger, provider, run, settings
+from proxy.cli.common import (
+    CliError,
+    ExitCode,
+    connect,
+    console,
+    emit,
+    json_option,
+    ledger,
+    provider,
+    run,
+    settings,
+    stdout,
+)
 from proxy.config import Config
 from proxy.formats.convert import remap as look_up
 from proxy.formats.profile import Profile, load_profile
@@ -61,7 +72,7 @@ async def _roll(config: Config, every: int | None) -> None:
 
 
 async def _roll_once(conn: asyncpg.Connection, keys: DataKeys, log: Ledger, executor: ThreadPoolExecutor) -> Rolled:
-    with Progress(console=console, transient=True) as bar:
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task("rolling", total=await conn.fetchval(_STAGED))
         return await roll_all(conn, keys, log, executor, lambda rows: bar.advance(task, rows))
 
@@ -84,7 +95,7 @@ def status(ctx: click.Context, as_json: bool) -> None:
         emit({"months": months, "ingests": ingests})
         return
     for rows in (months, ingests):
-        Console().print(_table(rows))
+        stdout().print(_table(rows))
 
 
 def _table(rows: list[dict[str, Any]]) -> Table:
@@ -100,8 +111,8 @@ def _table(rows: list[dict[str, Any]]) -> Table:
 async def _status(config: Config) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     async with connect(config, Role.INGEST) as conn:
         months = await conn.fetch(
-            "SELECT month, sum(rows)::bigint AS records, (sum(rows) FILTER (WHERE level = 0))::bigint AS staged,"
-            " count(*) AS runs, max(level)::int AS level FROM tollgate.run GROUP BY month ORDER BY month"
+            "SELECT month, sum(rows)::bigint AS records,"
+            " coalesce(sum(rows) FILTER (WHERE level = 0), 0)::bigint AS staged, count(*) AS runs, max(level)::int AS level FROM tollgate.run GROUP BY month ORDER BY month"
         )
         ingests = await conn.fetch(
             "SELECT ingest_id AS ingest, at, profile, lines, stored, duplicates, conflicts, rejected, unmapped"
@@ -133,7 +144,7 @@ def check_command(ctx: click.Context, as_json: bool) -> None:
 
 async def _check(config: Config) -> list[Finding]:
     async with connect(config, Role.INGEST) as conn, ledger(config) as log:
-        with Progress(console=console, transient=True) as bar:
+        with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
             task = bar.add_task("checking", total=None)
             return [
                 f async for f in check(conn, log, lambda done, total: bar.update(task, completed=done, total=total))
