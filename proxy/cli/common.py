@@ -21,6 +21,7 @@ import click
 from rich.console import Console
 
 from proxy.config import Config, ConfigError, load
+from proxy.logs import frames
 from schema.migrate import MigrationError
 
 if TYPE_CHECKING:
@@ -44,6 +45,7 @@ class ExitCode(IntEnum):
     CONFIGURATION = 3
     UNAVAILABLE = 4
     BAD_INPUT = 5
+    DEFECT = 70
 
 
 class CliError(Exception):
@@ -61,6 +63,7 @@ _KNOWN: tuple[tuple[str, str, ExitCode, str], ...] = (
     ("proxy.ledger.model", "LedgerUnavailable", ExitCode.UNAVAILABLE, "nothing was disclosed or changed; try again"),
     ("schema.roles", "RoleError", ExitCode.CONFIGURATION, ""),
     ("proxy.registry.model", "RegistryError", ExitCode.REFUSED, ""),
+    ("proxy.store.writer", "StoreDamagedError", ExitCode.REFUSED, "nothing was changed; restore the store"),
     ("proxy.formats.source", "SourceError", ExitCode.BAD_INPUT, ""),
     ("proxy.formats.profile", "ProfileError", ExitCode.CONFIGURATION, ""),
     ("keys.errors", "KeyUnavailable", ExitCode.UNAVAILABLE, "see `tollgate keys verify`"),
@@ -126,12 +129,31 @@ def main_errors() -> Iterator[None]:
     except Exception as error:
         found = explain(error)
         if found is None:
-            raise
+            _defect(error)
+            sys.exit(ExitCode.DEFECT)
         console.print("error: ", style="bold red", end="")
         console.print(found.message, markup=False)
         if found.hint:
             console.print("  " + found.hint, markup=False)
         sys.exit(found.exit_code)
+
+
+def _defect(error: BaseException) -> None:
+    """Print where an error of ours came from, and not its text, which may quote a record or a parameter."""
+    console.print("error: ", style="bold red", end="")
+    console.print("this is a defect of Tollgate; its text is not shown, because it may quote a record", markup=False)
+    shown: list[BaseException] = []
+    rest: list[BaseException | None] = [error]
+    while rest:
+        part = rest.pop(0)
+        if part is None or part in shown:
+            continue
+        shown.append(part)
+        console.print(f"  {type(part).__qualname__}", markup=False)
+        for place in frames(part.__traceback__):
+            console.print(f"    {place}", markup=False)
+        inner = part.exceptions if isinstance(part, BaseExceptionGroup) else ()
+        rest += [*inner, part.__cause__ or part.__context__]
 
 
 def run(coro: Coroutine[Any, Any, T]) -> T:
@@ -226,6 +248,11 @@ async def ledger(config: Config) -> AsyncIterator[Ledger]:
             yield log
         finally:
             await log.close()
+
+
+def stdout() -> Console:
+    """A console on stdout for tables; wide where it is no terminal, so that nothing is cut for a pipe."""
+    return Console(highlight=False, width=None if sys.stdout.isatty() else 200)
 
 
 def json_option(command: Callable[..., Any]) -> Callable[..., Any]:
