@@ -91,6 +91,30 @@ async def test_a_roll_between_any_two_statements(
     assert swept >= 8
 
 
+@PULLS
+async def test_a_roll_that_replaces_some_batches_of_a_piece(
+    store: Store, monkeypatch: pytest.MonkeyPatch, search: str | None
+) -> None:
+    """The first run stays, the others are merged: of the batches of one piece some are there and some are gone."""
+    monkeypatch.setattr(rolling, "_absorb", lambda settled, staged: [*settled[1:], *staged])
+    for n in range(3):
+        await store.add(calls(range(n * 20, n * 20 + 20), called=WANTED))
+    scope = await store.scope()
+    whole = await store.pull(scope, search=search)
+    assert call_ids(whole) == list(range(60))
+    hook = Before(monkeypatch)
+    swept = 0
+    for at in range(1, 30):
+        await store.ingest(calls([100 + at], called=WANTED))
+        hook.at, hook.seen, hook.work = at, 0, store.roll
+        assert await store.pull(scope, search=search) == whole, f"rolled before statement {at}"
+        if hook.work is not None:
+            break
+        swept += 1
+    assert swept >= 5
+    assert await store.conn.fetchval("SELECT count(*) FROM tollgate.run WHERE level > 0") == 2
+
+
 @pytest.mark.usefixtures("eager")
 @PULLS
 async def test_a_roll_while_a_slow_consumer_has_a_piece(store: Store, search: str | None) -> None:
