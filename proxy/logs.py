@@ -2,7 +2,8 @@
 
 A line never holds a telephone number, a token, a query string or a body. So a message is an event name and fields given
 one by one; an exception is written as its type and the places it passed, without its text (a database error's text may
-hold a value); a record of another library is written as its level and place alone.
+hold a value, a parser's quotes the request), and is not handed to `logging` at all, whose other handlers would write
+it out; a record of another library is written as its level and place alone.
 """
 
 from __future__ import annotations
@@ -12,10 +13,12 @@ import logging
 import sys
 import traceback
 from datetime import UTC, datetime
+from types import TracebackType
 from typing import TextIO
 
 ROOT = "tollgate"
 _FIELDS = "tollgate_fields"
+_ERROR = "tollgate_error"
 
 
 def get(name: str) -> logging.Logger:
@@ -27,11 +30,29 @@ def event(
     logger: logging.Logger,
     level: int,
     name: str,
-    error: BaseException | None = None,
+    error: BaseException | type[BaseException] | None = None,
     **fields: str | int | float | None,
 ) -> None:
-    """Log the event ``name`` with ``fields``; fields that are None are left out."""
-    logger.log(level, name, exc_info=error, extra={_FIELDS: fields})
+    """Log the event ``name`` with ``fields``; fields that are None are left out.
+
+    Args:
+        error: what happened; of a type alone only its name is logged, and no trace.
+    """
+    about: dict[str, object] = {}
+    if isinstance(error, type):
+        about = {"error": error.__qualname__}
+    elif error is not None:
+        about = _about(type(error), error.__traceback__)
+    logger.log(level, name, extra={_FIELDS: fields, _ERROR: about})
+
+
+def frames(trace: TracebackType | None) -> list[str]:
+    """Return the places an exception passed, outermost first: nothing but places of the source."""
+    return [f"{f.filename.rpartition('/')[2]}:{f.lineno}:{f.name}" for f in traceback.extract_tb(trace)]
+
+
+def _about(kind: type[BaseException], trace: TracebackType | None) -> dict[str, object]:
+    return {"error": kind.__qualname__, "trace": frames(trace)}
 
 
 class JsonFormatter(logging.Formatter):
@@ -50,12 +71,11 @@ class JsonFormatter(logging.Formatter):
         fields = getattr(record, _FIELDS, None)
         if own and isinstance(fields, dict):
             line.update({key: value for key, value in fields.items() if value is not None and key not in line})
-        if record.exc_info and record.exc_info[1] is not None:
-            line["error"] = type(record.exc_info[1]).__qualname__
-            line["trace"] = [
-                f"{frame.filename.rpartition('/')[2]}:{frame.lineno}:{frame.name}"
-                for frame in traceback.extract_tb(record.exc_info[2])
-            ]
+        about = getattr(record, _ERROR, None)
+        if own and isinstance(about, dict):
+            line.update(about)
+        elif record.exc_info and record.exc_info[1] is not None:  # another library's
+            line.update(_about(type(record.exc_info[1]), record.exc_info[2]))
         return json.dumps(line, separators=(",", ":"), ensure_ascii=True)
 
 

@@ -10,6 +10,7 @@ import logging
 import os
 import ssl
 import stat
+import sys
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -109,13 +110,26 @@ class Connection(web.RequestHandler):
         if request.writer.output_size > 0:
             raise ConnectionError("an answer had begun")
         malformed = 400 <= status < 500
-        logs.event(
-            _LOG, logging.INFO if malformed else logging.ERROR, "http.malformed" if malformed else "http.error", exc
-        )
+        if malformed:
+            logs.event(_LOG, logging.INFO, "http.malformed", None if exc is None else type(exc))
+        else:
+            self._failed(exc)
         metrics.REQUESTS.labels("none", "other", str(400 if malformed else 500)).inc()
         response = answer(Problem("request" if malformed else "internal"), self._issuer)
         response.force_close()
         return response
+
+    def log_exception(self, *args: Any, **kw: Any) -> None:
+        """Log what aiohttp found, not how it says it: its words and the exception's quote the request."""
+        error = kw.get("exc_info")
+        self._failed(error if isinstance(error, BaseException) else sys.exception())
+
+    def log_debug(self, *args: Any, **kw: Any) -> None:
+        """Log nothing: readers that go away are told of by whoever served them."""
+
+    def _failed(self, error: BaseException | None) -> None:
+        gone = isinstance(error, ConnectionError)
+        logs.event(_LOG, logging.INFO if gone else logging.ERROR, "http.gone" if gone else "http.error", error)
 
 
 class Listener:

@@ -105,6 +105,24 @@ def test_main_errors_prints_message_and_hint(capsys: pytest.CaptureFixture[str])
     assert "open it" in said
 
 
+def test_a_defect_shows_where_and_never_what(capsys: pytest.CaptureFixture[str]) -> None:
+    def deep() -> None:
+        try:
+            raise KeyError("+12025550199")
+        except KeyError as error:
+            raise asyncpg.DataError("invalid input: +12025550199") from error
+
+    with pytest.raises(SystemExit) as caught, common.main_errors():
+        deep()
+    assert caught.value.code == ExitCode.DEFECT == 70
+    said = capsys.readouterr()
+    assert "defect" in said.err
+    assert "DataError" in said.err
+    assert "KeyError" in said.err
+    assert "test_cli_common.py:" in said.err
+    assert "5550199" not in said.out + said.err
+
+
 def test_ctrl_c_ends_with_130() -> None:
     with pytest.raises(SystemExit) as caught, common.main_errors():
         raise KeyboardInterrupt
