@@ -21,7 +21,7 @@ from keys.datakeys import DataKeys
 from keys.errors import KeysError
 from keys.file_provider import FileProvider
 from keys.signing import SigningKeys
-from proxy import logs, problems
+from proxy import logs, metrics, problems
 from proxy.config import Config, ConfigError
 from proxy.disclosure.cursors import SECRET as CURSOR_SECRET
 from proxy.disclosure.cursors import Sealer
@@ -30,11 +30,14 @@ from proxy.disclosure.ports import Guard
 from proxy.disclosure.reader import StoreReader
 from proxy.disclosure.service import Disclosure, Settings
 from proxy.health import Check, Health, Refresher
+from proxy.ledger.batch import KEY_CLASSES as LOG_CLASSES
 from proxy.ledger.service import Ledger, LedgerError, RefusalSummary
 from proxy.oauth import http as oauth
 from proxy.oauth.errors import REASONS, AuthError
 from proxy.peers import Peers
+from proxy.policy.rules import BASES
 from proxy.server import Listener, check_parser, hygiene, request_log, tls_context
+from proxy.store.tags import KEY_CLASS as TAGS
 from schema.migrate import pending
 from schema.roles import Role
 
@@ -46,7 +49,7 @@ STATEMENT_S = 30
 CONNECT_S = 10.0
 
 _LOG = logs.get("app")
-_UNAVAILABLE: Mapping[type[Exception], str] = dict.fromkeys(
+_INNER: Mapping[type[Exception], str] = {web.RequestPayloadError: "request"} | dict.fromkeys(
     (
         LedgerError,
         KeysError,
@@ -60,7 +63,11 @@ _UNAVAILABLE: Mapping[type[Exception], str] = dict.fromkeys(
     ),
     "unavailable",
 )
-"""Inner errors that say that a part is away, not that something is wrong here."""
+"""Inner errors that say that a body is malformed or a part is away, not that something is wrong here."""
+
+KEY_CLASSES = frozenset({c.value for basis in BASES.values() for c in basis.classes} | {TAGS, *LOG_CLASSES})
+"""The classes of keys that a gateway opens: those a purpose reaches, the search tags, the log's. Location, subscriber,
+device, source and fingerprints stay shut in this process, whatever it is brought to do."""
 
 
 def application(
@@ -82,7 +89,7 @@ def application(
         client_max_size=BODY_MAX,
         middlewares=[
             request_log(("client_id", CLIENT), ("access_id", ACCESS)),
-            problems.middleware(issuer, _UNAVAILABLE, auth_error, on_unknown),
+            problems.middleware(issuer, _INNER, auth_error, on_unknown),
             hygiene,
         ],
     )
@@ -103,6 +110,7 @@ class Gateway:
         self._disclosure: Disclosure | None = None
         self._app: web.Application | None = None
         self.refresher: Refresher | None = None
+        self.provider: FileProvider | None = None
 
     def routes(self) -> list[web.AbstractRoute]:
         """Return the public routes."""
@@ -164,7 +172,7 @@ class Gateway:
         # Arrow's own pool keeps what it once had: the system's gives a quarter of the peak back, at the same speed.
         pa.set_memory_pool(pa.system_memory_pool())
         tls = self._tls()
-        provider = FileProvider(config.keyring_dir)
+        provider = self.provider = FileProvider(config.keyring_dir, KEY_CLASSES, _observe)
         signing = SigningKeys(config.keyring_dir)
         keys = DataKeys(provider)
         pools = {role: await stack.enter_async_context(_pool(config, role)) for role in POOL_SIZES}
@@ -198,7 +206,7 @@ class Gateway:
                 provider=provider,
                 refused=summary.count,
             )
-            return Peers(guard, pools[Role.OAUTH], spending)
+            return Peers(guard, spending)
 
         app = self._app = application(config.issuer, self._disclosure, AuthError, authorization)
         self.refresher = Refresher(pools[Role.MONITOR])
@@ -285,6 +293,10 @@ def _pool(config: Config, role: Role, **settings: str) -> asyncpg.Pool:
             **settings,
         },
     )
+
+
+def _observe(operation: str, outcome: str) -> None:
+    metrics.KEY_OPERATIONS.labels(operation, outcome).inc()
 
 
 async def _close_summary(summary: RefusalSummary) -> None:

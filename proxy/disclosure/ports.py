@@ -52,6 +52,10 @@ class Grant(Protocol):
     def expires_at(self) -> datetime: ...
     @property
     def address(self) -> str: ...
+    @property
+    def client_key(self) -> str: ...
+    @property
+    def token_hash(self) -> bytes: ...
 
 
 class Guard(Protocol):
@@ -61,7 +65,7 @@ class Guard(Protocol):
         """Return what the request's token grants, or raise the server's refusal."""
 
     async def alive(self, grant: Grant) -> bool:
-        """Tell whether the grant's client, agreement and token are still good; for answers that take long."""
+        """Tell whether client, key, agreement and token are still good; for answers that take long."""
 
     async def spend(self, grant: Grant, rows: int) -> bool:
         """Take rows from the client's day (give back where negative); False where there are not so many left."""

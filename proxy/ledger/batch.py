@@ -29,6 +29,10 @@ def part_class(part: str) -> str:
     return "log_" + part
 
 
+KEY_CLASSES = (*map(part_class, PARTS), TAG_CLASS)
+"""The classes of keys that the log uses."""
+
+
 @dataclass(frozen=True, slots=True)
 class OneMonth:
     """The data keys of one month: of each part's openings and of the tags."""
@@ -73,7 +77,7 @@ class MonthKeys:
 
 
 def _periods(month: int) -> list[Period]:
-    return [Period(name, month) for name in (*map(part_class, PARTS), TAG_CLASS)]
+    return [Period(name, month) for name in KEY_CLASSES]
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time
+from typing import Any
 
 import asyncpg
 
@@ -72,7 +74,7 @@ class Admissions:
         Raises:
             LOST: if the database is away.
         """
-        rows = await self._pool.fetch(sql.KEYS, client_id, timeout=TIMEOUT_S)
+        rows = await self._run(lambda conn: conn.fetch(sql.KEYS, client_id))
         self._clock.observe(rows[0]["now"])
         return {row["kid"]: public_key(json.loads(row["jwk"])) for row in rows if row["kid"] is not None}
 
@@ -102,11 +104,11 @@ class Admissions:
             None if token is None else token.agreement,
         )
         try:
-            row = await self._pool.fetchrow(sql.ADMIT, *arguments, timeout=TIMEOUT_S)
+            row = await self._run(lambda conn: conn.fetchrow(sql.ADMIT, *arguments))
         except asyncpg.CheckViolationError:
             # No partition for that day: the hourly round has not been, nowhere, for days. Make it and ask again.
             await self.partitions()
-            row = await self._pool.fetchrow(sql.ADMIT, *arguments, timeout=TIMEOUT_S)
+            row = await self._run(lambda conn: conn.fetchrow(sql.ADMIT, *arguments))
         now = row["now"].timestamp()
         self._clock.observe(row["now"])
         end: date | None = row["agreement_to"]
@@ -131,7 +133,7 @@ class Admissions:
         Raises:
             LOST: if the database is away.
         """
-        await self._pool.execute(sql.REVOKE, token.hash, token.expires_at, timeout=TIMEOUT_S)
+        await self._run(lambda conn: conn.execute(sql.REVOKE, token.hash, token.expires_at))
 
     async def live(self, client_id: str, key: str, token: bytes, expires_at: datetime, agreement: str) -> bool:
         """Say whether all that a token stands on is still so; its expiry is not looked at.
@@ -147,7 +149,7 @@ class Admissions:
             LOST: if the database is away.
         """
         arguments = (client_id, key, token, expires_at, agreement)
-        found: bool = await self._pool.fetchval(sql.LIVE, *arguments, timeout=TIMEOUT_S)
+        found: bool = await self._run(lambda conn: conn.fetchval(sql.LIVE, *arguments))
         return found
 
     async def synchronise(self) -> None:
@@ -156,7 +158,7 @@ class Admissions:
         Raises:
             LOST: if the database is away.
         """
-        self._clock.observe(await self._pool.fetchval(sql.NOW, timeout=TIMEOUT_S))
+        self._clock.observe(await self._run(lambda conn: conn.fetchval(sql.NOW)))
 
     async def partitions(self) -> None:
         """Make the coming days' partitions, drop those that are past.
@@ -164,4 +166,10 @@ class Admissions:
         Raises:
             LOST: if the database is away, or a table stayed locked.
         """
-        await self._pool.fetchval(sql.PARTITIONS, timeout=TIMEOUT_S)
+        await self._run(lambda conn: conn.fetchval(sql.PARTITIONS))
+
+    async def _run(self, work: Callable[[asyncpg.Connection], Awaitable[Any]]) -> Any:
+        # One limit over both: where every connection is taken, waiting for one is all that happens. The pool's own
+        # limit is for giving back a connection whose statement was broken off.
+        async with asyncio.timeout(TIMEOUT_S), self._pool.acquire(timeout=TIMEOUT_S) as conn:
+            return await work(conn)

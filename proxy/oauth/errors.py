@@ -15,6 +15,7 @@ REASONS = frozenset(
         "request.content_type",
         "request.encoding",
         "request.too_large",
+        "request.timeout",
         "request.query",
         "request.form",
         "request.duplicate",

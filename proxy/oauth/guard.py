@@ -8,12 +8,13 @@ used, requests of the minute not spent. So a disabled client and a revoked token
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from datetime import datetime
+from typing import Protocol
 
 import asyncpg
 from aiohttp import web
 
 from keys.errors import KeysError
-from keys.signing import SigningKeys
 from proxy import metrics
 from proxy.config import Config
 from proxy.ledger.model import Entry, Kind, LedgerUnavailable, Tag
@@ -24,12 +25,28 @@ from proxy.oauth.clock import DatabaseClock
 from proxy.oauth.dpop import Proof
 from proxy.oauth.errors import AuthError, Refused
 from proxy.oauth.nonces import Nonces
+from proxy.oauth.signing import TokenKeys
 from proxy.oauth.tokens import Claims, Grant, Reader, same
 from proxy.registry.model import QuotaExceeded
 from proxy.registry.service import spend_rows
 
 NONCE: web.RequestKey[str] = web.RequestKey("tollgate.dpop_nonce", str)
 """The nonce for the answer's DPoP-Nonce header; http.py's signal puts it there."""
+
+
+class Held(Protocol):
+    """What a grant stands on."""
+
+    @property
+    def client_id(self) -> str: ...
+    @property
+    def client_key(self) -> str: ...
+    @property
+    def token_hash(self) -> bytes: ...
+    @property
+    def expires_at(self) -> datetime: ...
+    @property
+    def agreement(self) -> str: ...
 
 
 class Guard:
@@ -40,7 +57,7 @@ class Guard:
         pool: connections of role OAUTH.
         admissions: the same database, as statements.
         clock: its time.
-        signing: the keyring's signing keys, purpose ``token``.
+        signing: the token signing keys.
         ledger: where refusals of known clients are entered.
         refused: told the reason of every other refusal (RefusalSummary.count).
     """
@@ -51,7 +68,7 @@ class Guard:
         pool: asyncpg.Pool,
         admissions: Admissions,
         clock: DatabaseClock,
-        signing: SigningKeys,
+        signing: TokenKeys,
         ledger: Ledger,
         refused: Callable[[str], None],
     ) -> None:
@@ -95,7 +112,7 @@ class Guard:
             metrics.AUTH_REFUSALS.labels(reason=error.reason).inc()
             raise
 
-    async def alive(self, grant: Grant) -> bool:
+    async def alive(self, grant: Held) -> bool:
         """Say whether the client, its carrier and key, the agreement and the token are still good.
 
         For answers that take long. A token's expiry ends no answer that began before it.
@@ -140,7 +157,7 @@ class Guard:
     async def _authenticate(self, request: web.Request) -> Grant:
         try:
             token_text, proof_text = _credentials(request)
-            claims, proof = self._check(request, token_text, proof_text)
+            claims, proof = await self._check(request, token_text, proof_text)
         except AuthError as error:
             if error.error != "use_dpop_nonce":  # a step of the protocol, not a refusal to tell of
                 self._refused(error.reason)
@@ -182,15 +199,13 @@ class Guard:
             client_key=claims.client_key,
         )
 
-    def _check(self, request: web.Request, token_text: str, proof_text: str) -> tuple[Claims, Proof]:
+    async def _check(self, request: web.Request, token_text: str, proof_text: str) -> tuple[Claims, Proof]:
         """Check token and proof without the database."""
         now, skew = self._clock.now(), self._config.clock_skew_s
         try:
-            published = self._signing.all_public("token")
+            claims = await self._signing.read(self._reader, token_text, now=now, skew=skew)
         except (KeysError, OSError) as error:
             raise _unavailable("unavailable.keys") from error
-        try:
-            claims = self._reader.read(token_text, published, now=now, skew=skew)
         except Refused as refused:
             raise _invalid_token(refused.reason) from refused
         url = self._config.issuer + peer.path(request)

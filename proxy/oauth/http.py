@@ -25,6 +25,7 @@ from proxy.oauth.errors import Refused, TokenError, invalid_client, invalid_requ
 from proxy.oauth.guard import NONCE, Guard
 from proxy.oauth.nonces import Nonces
 from proxy.oauth.service import TokenService
+from proxy.oauth.signing import TokenKeys
 from proxy.registry.jwk import ALGORITHMS
 
 TOKEN_PATH = "/oauth/token"  # noqa: S105 - a path
@@ -32,6 +33,9 @@ REVOKE_PATH = "/oauth/revoke"
 INTROSPECT_PATH = "/oauth/introspect"
 JWKS_PATH = "/.well-known/jwks.json"
 METADATA_PATH = "/.well-known/oauth-authorization-server"
+
+BODY_S = 10.0
+"""How long a request's body may take to arrive, seconds."""
 
 _ROUND_S = 3600
 _SKEW_MAX_S = 59  # FAPI 2.0 section 5.3.2.1: 60 s ahead must be refused
@@ -45,7 +49,7 @@ _Work = Callable[[Mapping[str, str], web.Request], Awaitable[Any]]
 
 
 class _Endpoints:
-    def __init__(self, config: Config, signing: SigningKeys, guard: Guard, refused: Callable[[str], None]) -> None:
+    def __init__(self, config: Config, signing: TokenKeys, guard: Guard, refused: Callable[[str], None]) -> None:
         self._config = config
         self._signing = signing
         self._guard = guard
@@ -75,7 +79,7 @@ class _Endpoints:
 
     async def jwks(self, request: web.Request) -> web.Response:
         try:
-            keys = self._signing.all_public("token")
+            keys = await self._signing.published()
         except (KeysError, OSError):
             error = unavailable("unavailable.keys")
             return web.json_response({"error": error.error}, status=error.status, headers=error.headers)
@@ -99,7 +103,10 @@ class _Endpoints:
             metrics.TOKEN_REFUSALS.labels(reason=error.reason).inc()
             self._refused_by(error)
             body = {"error": error.error, "error_description": error.description}
-            return web.json_response(body, status=error.status, headers={**headers, **error.headers})
+            response = web.json_response(body, status=error.status, headers={**headers, **error.headers})
+            if error.reason == "request.timeout":
+                response.force_close()  # what is still to come of the body would be taken for a request
+            return response
         if result is None:
             return web.Response(headers=headers)
         return web.json_response(result, headers=headers)
@@ -114,7 +121,8 @@ async def _parameters(request: web.Request) -> Mapping[str, str]:
     """Read the form (RFC 6749 section 3.2, A5).
 
     Raises:
-        TokenError: 400 invalid_request; 401 invalid_client where other client authentication was tried.
+        TokenError: 400 invalid_request; 408, where the body does not come in time; 401 invalid_client where other
+            client authentication was tried.
     """
     if "?" in request.raw_path:
         raise invalid_request("nothing in the query", "request.query")
@@ -128,11 +136,14 @@ async def _parameters(request: web.Request) -> Mapping[str, str]:
         form.check_content_type(request.headers.getall("Content-Type", []))
         body = bytearray()
         # Not request.read(): the limit is ours whatever the application's is, and no more than that is held.
-        async for chunk in request.content.iter_chunked(16_384):
-            body += chunk
-            if len(body) > form.BODY_MAX:
-                raise Refused("request.too_large")
+        async with asyncio.timeout(BODY_S):
+            async for chunk in request.content.iter_chunked(16_384):
+                body += chunk
+                if len(body) > form.BODY_MAX:
+                    raise Refused("request.too_large")
         return form.parse(bytes(body))
+    except TimeoutError as error:
+        raise TokenError(408, "invalid_request", "the body came too slowly", "request.timeout") from error
     except Refused as refused:
         raise invalid_request("the body is not a form as expected", refused.reason) from refused
 
@@ -220,16 +231,17 @@ def setup(
     told = refused or (lambda reason: None)
     clock = DatabaseClock()
     admissions = Admissions(pool, clock)
-    guard = Guard(config, pool, admissions, clock, signing, ledger, told)
-    endpoints = _Endpoints(config, signing, guard, told)
+    token_keys = TokenKeys(signing)
+    guard = Guard(config, pool, admissions, clock, token_keys, ledger, told)
+    endpoints = _Endpoints(config, token_keys, guard, told)
 
     async def running(app: web.Application) -> AsyncIterator[None]:
         await admissions.synchronise()
         await admissions.partitions()
-        await asyncio.to_thread(signing.current, "token")  # makes the first key, on disk
+        await token_keys.current()  # makes the first key, on disk
         nonces = Nonces(await provider.secret("dpop_nonce"))
         guard.use_nonces(nonces)
-        endpoints.service = TokenService(config, admissions, clock, nonces, signing, ledger)
+        endpoints.service = TokenService(config, admissions, clock, nonces, token_keys, ledger)
         task = asyncio.create_task(_rounds(admissions), name="oauth partitions")
         yield
         endpoints.service = None

@@ -18,7 +18,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from keys.errors import KeysError
-from keys.signing import SigningKeys
 from proxy import metrics
 from proxy.config import Config
 from proxy.ledger.model import JSON, Entry, Kind, LedgerUnavailable, Tag
@@ -30,6 +29,7 @@ from proxy.oauth.clock import DatabaseClock
 from proxy.oauth.dpop import Proof
 from proxy.oauth.errors import Refused, TokenError, invalid_client, invalid_request, unavailable
 from proxy.oauth.nonces import Nonces
+from proxy.oauth.signing import TokenKeys
 from proxy.oauth.tokens import Claims, Reader
 
 _SHOWN_MAX = 2000
@@ -59,7 +59,7 @@ class TokenService:
         admissions: the database.
         clock: its time.
         nonces: DPoP nonces.
-        signing: the keyring's signing keys, purpose ``token``.
+        signing: the token signing keys.
         ledger: the access log.
     """
 
@@ -69,7 +69,7 @@ class TokenService:
         admissions: Admissions,
         clock: DatabaseClock,
         nonces: Nonces,
-        signing: SigningKeys,
+        signing: TokenKeys,
         ledger: Ledger,
     ) -> None:
         self._config = config
@@ -107,7 +107,7 @@ class TokenService:
             await self._enter(self._refusal(form, caller, refusal))
             raise
         try:
-            token = tokens.write(claims, self._config.issuer, self._signing.current("token"))
+            token = tokens.write(claims, self._config.issuer, await self._signing.current())
         except (KeysError, OSError) as error:
             raise unavailable("unavailable.keys") from error
         await self._enter(self._issued(form, caller, claims))
@@ -179,12 +179,10 @@ class TokenService:
         if "token" not in form:
             raise invalid_request("token is missing", "request.missing")
         try:
-            published = self._signing.all_public("token")
+            now, skew = caller.admission.now, self._config.clock_skew_s
+            return caller, await self._signing.read(self._reader, form["token"], now=now, skew=skew)
         except (KeysError, OSError) as error:
             raise unavailable("unavailable.keys") from error
-        try:
-            now, skew = caller.admission.now, self._config.clock_skew_s
-            return caller, self._reader.read(form["token"], published, now=now, skew=skew)
         except Refused:
             return caller, None
 

@@ -16,8 +16,11 @@ import asyncpg
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from keys.errors import KeyUnavailable
+from keys.file_provider import FileProvider
+from keys.provider import Period
 from proxy import logs
-from proxy.app import Gateway, build
+from proxy.app import KEY_CLASSES, Gateway, build
 from proxy.cli import tls
 from proxy.config import ConfigError
 from tests.conftest import Database
@@ -71,6 +74,28 @@ async def test_what_was_disclosed_shows_in_the_metrics(world: Gate) -> None:
     assert grown("tollgate_http_requests_total", route="none", method="GET", status="404") == 1
     assert after[("tollgate_open_streams", ())] == 0
     assert "5550100" not in str(after)
+
+
+async def test_calls_to_the_keyring_are_counted(world: Gate) -> None:
+    samples = await _samples(world)
+    assert samples[("tollgate_key_operations_total", (("operation", "secret"), ("outcome", "ok")))] >= 2
+    names = {labels for name, labels in samples if name == "tollgate_key_operations_total"}
+    assert {dict(n)["operation"] for n in names} <= {"wrap", "unwrap", "secret", "destroy", "rotate"}
+
+
+async def test_a_gateway_opens_no_key_that_no_purpose_reaches(world: Gate) -> None:
+    provider = world.gateway.provider
+    assert provider is not None
+    own = FileProvider(world.config.keyring_dir)
+    for name in ("location", "subscriber", "device", "source", "fingerprints"):
+        period = Period(name, 202610)
+        wrapped = await own.wrap(period, bytes(32))
+        with pytest.raises(KeyUnavailable):
+            await provider.unwrap_many([(period, wrapped)])
+        with pytest.raises(KeyUnavailable):
+            await provider.wrap(period, bytes(32))
+    classes = {"timing", "parties", "routing", "ingress_leg", "egress_leg", "tags"}
+    assert classes | {"log_actor", "log_request", "log_outcome", "log_tags"} == KEY_CLASSES
 
 
 async def test_counts_of_the_database_are_shown(world: Gate, monkeypatch: pytest.MonkeyPatch) -> None:

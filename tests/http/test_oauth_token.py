@@ -3,20 +3,30 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import gzip
 import json
+import os
+import threading
 import time
+from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 from typing import Any
-from urllib.parse import parse_qsl, urlencode
+from urllib.parse import parse_qsl, urlencode, urlsplit
 
+import aiohttp
 import asyncpg
 import jwt
 import pytest
 
 from keys.signing import SigningKeys
 from proxy.ledger.model import Kind
+from proxy.oauth import admission
+from proxy.oauth.admission import Admissions
+from proxy.oauth.clock import DatabaseClock
+from proxy.peers import Peers
 from proxy.registry.model import Agreement, OcnOwnership
+from schema.roles import Role
 from tests.support.oauth import REMOVE, assertion, merged, new_key, proof, sign, token_form
 from tests.support.oauthcases import API_PROOFS, ASSERTIONS, NONCES, PROOFS, Maker, Prover
 from tests.support.oauthworld import World, world_fixture  # noqa: F401 - a fixture
@@ -368,7 +378,8 @@ async def test_a_clock_that_is_ahead(world: World, claim: str) -> None:
         assert (await peer.get("/v1/echo", token, claims=claims))[0] == status, ahead
 
 
-async def test_a_signing_key_that_was_replaced_keeps_its_tokens(world: World) -> None:
+async def test_a_signing_key_that_was_replaced_keeps_its_tokens(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("proxy.oauth.signing.FRESH_S", 0.0)
     peer = await world.peer()
     old = await peer.token()
     signing = SigningKeys(world.database.config.keyring_dir)
@@ -677,6 +688,17 @@ async def test_a_grant_can_be_asked_about_later(world: World) -> None:
     peer = await world.peer(rows_per_day=10)
     token = await peer.token()
     guard = world.gateways[0].guard
+    grant = await _grant(world, peer, token)
+    assert await guard.alive(grant)
+    assert await guard.spend(grant, 10)
+    assert not await guard.spend(grant, 1)
+    assert await guard.spend(grant, -5)
+    await peer.post("/oauth/revoke", peer.own_form(token=token))
+    assert not await guard.alive(grant)
+
+
+async def _grant(world: World, peer: Any, token: str) -> Any:
+    guard = world.gateways[0].guard
     grants = []
     original = guard.authenticate
 
@@ -686,10 +708,93 @@ async def test_a_grant_can_be_asked_about_later(world: World) -> None:
 
     guard.authenticate = watched  # type: ignore[method-assign]
     await peer.get("/v1/echo", token)
+    guard.authenticate = original  # type: ignore[method-assign]
     (grant,) = grants
-    assert await guard.alive(grant)
-    assert await guard.spend(grant, 10)
-    assert not await guard.spend(grant, 1)
-    assert await guard.spend(grant, -5)
-    await peer.post("/oauth/revoke", peer.own_form(token=token))
-    assert not await guard.alive(grant)
+    return grant
+
+
+async def test_a_disabled_key_ends_what_runs_and_a_tokens_own_end_does_not(world: World) -> None:
+    peer = await world.peer()
+    await world.registry.add_key(world.operator, "billing-a", new_key().public)
+    grant = await _grant(world, peer, await peer.token())
+    peers = Peers(world.gateways[0].guard, None)  # type: ignore[arg-type] - nothing is spent here
+    assert await peers.alive(grant)
+    assert await peers.alive(replace(grant, expires_at=datetime.now(UTC) - timedelta(minutes=1)))
+    await world.registry.disable_key(world.operator, "billing-a", peer.key.kid, "leaked")
+    assert not await peers.alive(grant)
+
+
+# --- what is slow holds nothing up ----------------------------------------------------------------------------------
+
+
+async def test_a_body_that_trickles_in_is_given_up(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("proxy.oauth.http.BODY_S", 0.2)
+    reader, writer = await asyncio.open_connection("127.0.0.1", urlsplit(world.base).port)
+    writer.write(
+        b"POST /oauth/token HTTP/1.1\r\nHost: x\r\nContent-Type: application/x-www-form-urlencoded\r\n"
+        b"Content-Length: 1000\r\n\r\n"
+    )
+
+    async def drip() -> None:
+        while True:
+            writer.write(b"a")
+            await asyncio.sleep(0.05)
+
+    task = asyncio.create_task(drip())
+    try:
+        async with asyncio.timeout(10):
+            head = (await reader.readuntil(b"\r\n\r\n")).lower()
+            body = await reader.readuntil(b"}")
+    finally:
+        task.cancel()
+        writer.close()
+    assert head.startswith(b"http/1.1 408 ")
+    assert b"connection: close" in head
+    assert json.loads(body)["error"] == "invalid_request"
+    assert world.gateways[0].refusals["request.timeout"] == 1
+
+
+async def test_a_locked_keyring_holds_up_nobody_who_needs_no_key(world: World) -> None:
+    directory = world.database.config.keyring_dir
+    SigningKeys(directory).rotate("token", keep_until=datetime.now(UTC) + timedelta(minutes=10))
+    await asyncio.sleep(1.1)  # what is held in memory is old by now
+    lock = os.open(directory / "keyring.lock", os.O_RDWR)
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    released = threading.Event()
+
+    def release() -> None:
+        released.set()
+        os.close(lock)
+
+    timer = threading.Timer(3, release)
+    timer.start()
+    try:
+        waits = asyncio.create_task(world.json("/.well-known/jwks.json"))
+        await asyncio.sleep(0.2)
+        described = world.base + "/.well-known/oauth-authorization-server"
+        async with aiohttp.ClientSession() as other, other.get(described) as response:
+            assert response.status == 200
+        assert not released.is_set(), "the event loop waited for the keyring's lock"
+        assert not waits.done()
+        timer.cancel()
+        release()
+        assert len((await waits)["keys"]) == 2
+    finally:
+        timer.cancel()
+        timer.join()
+        if not released.is_set():
+            release()
+
+
+async def test_a_pool_without_a_free_connection_is_waited_for_a_limited_time(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(admission, "TIMEOUT_S", 0.2)
+    async with asyncpg.create_pool(world.database.config.role_url(Role.OAUTH), min_size=1, max_size=1) as pool:
+        admissions = Admissions(pool, DatabaseClock())
+        async with pool.acquire():
+            async with asyncio.timeout(10) as limit:
+                with pytest.raises(TimeoutError):
+                    await admissions.client_keys("billing-a")
+            assert not limit.expired()
+        assert await admissions.client_keys("billing-a") == {}

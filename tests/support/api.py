@@ -169,6 +169,8 @@ class FakeGrant:
     agreement: str = "ICA-1"
     expires_at: datetime = datetime(2100, 1, 1, tzinfo=UTC)
     address: str = "192.0.2.7"
+    client_key: str = "thumbprint-of-client"
+    token_hash: bytes = bytes(32)
 
 
 @dataclass
