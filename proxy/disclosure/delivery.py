@@ -171,6 +171,7 @@ class Delivery:
         self._in_flight: Piece | None = None
         self._held: deque[Piece] = deque()
         self._ended = False
+        self._finished = False
         self._paid = 0
         self._why: Cut | None = None
         self._pump: asyncio.Task[None] | None = None
@@ -231,6 +232,11 @@ class Delivery:
         finally:
             watch.cancel()
             await asyncio.shield(self._finish(sink, why))
+
+    async def abandon(self) -> None:
+        """End an answer that was prepared and never sent; does nothing to one that has ended already."""
+        if not self._finished:
+            await asyncio.shield(self._finish(None, Cut.FAILED))
 
     def cut(self, why: Cut) -> None:
         """End the answer now."""
@@ -315,6 +321,7 @@ class Delivery:
         return value
 
     async def _finish(self, sink: Sink | None, why: Cut | None) -> None:
+        self._finished = True
         if why is not None and sink is not None:
             sink.abort()  # first: who was shut out gets nothing more while we write it down
         await self._ahead.aclose()

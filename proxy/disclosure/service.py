@@ -182,9 +182,12 @@ class Disclosure:
                     cursor = self.cursor(client_id, pinned.window, terms, place, rows)
                 yield Opened(delivery, limit, self.sealer.mark(client_id, as_of), cursor)
             finally:
-                del self._open[access_id]
-                if self._left is not None and not self._open:
-                    self._left.set()
+                try:
+                    await delivery.abandon()  # whatever came between preparing and sending
+                finally:
+                    del self._open[access_id]
+                    if self._left is not None and not self._open:
+                        self._left.set()
 
     def cursor(self, client_id: str, window: Window, terms: Terms, place: Place | None, rows: int) -> str:
         """Return the sealed cursor of an answer at ``place``, after ``rows`` rows."""

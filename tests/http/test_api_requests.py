@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
 import gzip
 import json
-from collections.abc import AsyncIterator
+import logging
+from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import asyncpg
 import pytest
 import zstandard
+from aiohttp import web
 
 from proxy.ledger.model import Kind
 from proxy.ledger.service import Ledger
+from proxy.server import Listener
 from tests.conftest import Database
 from tests.support.api import FakeGrant, FakeGuard, FakeReader, Served, ids_of, serving
 from tests.support.ledger import open_ledger
@@ -405,3 +409,130 @@ async def test_open_answers_are_counted_and_one_client_cannot_take_them_all(ledg
                 break
             await asyncio.sleep(0.01)
         assert answer.status == 200
+
+
+class Heard(logging.Handler):
+    """Keeps every record, and its text as a handler would write it that knows nothing of us."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.DEBUG)
+        self.records: list[logging.LogRecord] = []
+        self.text = ""
+        self.more = asyncio.Event()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.records.append(record)
+        self.text += logging.Formatter().format(record) + repr(record.__dict__) + "\n"
+        self.more.set()
+
+    def of(self, event: str) -> list[logging.LogRecord]:
+        return [record for record in self.records if record.msg == event]
+
+
+@contextlib.contextmanager
+def _heard() -> Iterator[Heard]:
+    handler, loggers = Heard(), [logging.getLogger(name) for name in ("", "tollgate", "aiohttp", "aiohttp.server")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.DEBUG)
+    loggers[0].addHandler(handler)
+    try:
+        yield handler
+    finally:
+        loggers[0].removeHandler(handler)
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+
+
+async def _until(heard: Heard, event: str) -> logging.LogRecord:
+    async with asyncio.timeout(10):
+        while not heard.of(event):
+            heard.more.clear()
+            await heard.more.wait()
+    return heard.of(event)[0]
+
+
+MARK = "SECRET-12025550199"
+
+
+@pytest.mark.parametrize(
+    "line", [f"Authorization: DPoP {MARK}" + "x" * 9_000, f"Bad Header {MARK}: x", f"X: {MARK}\x01"]
+)
+async def test_what_is_malformed_stands_in_no_log_record(served: Served, line: str) -> None:
+    with _heard() as heard:
+        status, body = await _send(served.port, _raw("GET /v1/cdrs HTTP/1.1", "Host: x", line))
+    assert status == 400
+    assert MARK.encode() not in body
+    assert [record.levelno for record in heard.of("http.malformed")] == [logging.INFO]
+    assert MARK not in heard.text
+
+
+async def test_a_body_that_is_malformed_is_a_problem_and_stands_in_no_log_record(served: Served) -> None:
+    lines = ("Host: x", GOOD, "Content-Type: application/json", "Transfer-Encoding: chunked")
+    with _heard() as heard:
+        data = _raw("POST /v1/cdrs/search HTTP/1.1", *lines, body=f"1\r\n{{\r\nzz{MARK}\r\n")
+        status, body = await _send(served.port, data)
+    assert status == 400
+    assert MARK.encode() not in body
+    assert MARK not in heard.text
+    assert all(record.levelno <= logging.INFO for record in heard.records)
+
+
+async def test_a_client_that_leaves_amid_its_body_is_no_error(served: Served) -> None:
+    lines = ("Host: x", GOOD, "Content-Type: application/json", "Content-Length: 20")
+    with _heard() as heard:
+        _, writer = await asyncio.open_connection("127.0.0.1", served.port)
+        writer.write(_raw("POST /v1/cdrs/search HTTP/1.1", *lines, body=f'{{"{MARK[:9]}'))
+        await writer.drain()
+        await asyncio.sleep(0.1)
+        writer.transport.abort()
+        await _until(heard, "http.request")
+        await asyncio.sleep(0.05)
+    assert [r.msg for r in heard.records if r.levelno > logging.INFO] == []
+    assert MARK[:9] not in heard.text
+
+
+async def test_errors_past_every_middleware_are_logged_without_their_text() -> None:
+    async def gone(request: web.Request) -> web.StreamResponse:
+        raise ConnectionResetError(MARK)
+
+    async def broken(request: web.Request) -> web.StreamResponse:
+        raise ValueError(MARK)
+
+    async def nothing(request: web.Request) -> Any:
+        return None
+
+    app = web.Application()
+    for path, handler in (("/gone", gone), ("/broken", broken), ("/nothing", nothing)):
+        app.router.add_get(path, handler)
+    listener = Listener(app, "127.0.0.1", 0, "https://gate.example")
+    await listener.start()
+    try:
+        with _heard() as heard:
+            for path in ("/gone", "/broken", "/nothing"):
+                status, body = await _send(listener.port, _raw(f"GET {path} HTTP/1.1", "Host: x"))
+                assert status == 500
+                assert MARK.encode() not in body
+    finally:
+        await listener.stop()
+    assert [(r.msg, r.levelno) for r in heard.records if r.name == "tollgate.http"][:2] == [
+        ("http.gone", logging.INFO), ("http.error", logging.ERROR)
+    ]  # fmt: skip
+    assert MARK not in heard.text
+    assert not [record.name for record in heard.records if record.name.startswith("aiohttp")]
+    assert not [record for record in heard.records if record.exc_info]
+
+
+async def test_an_answer_that_fails_before_it_is_sent_has_its_outcome(
+    served: Served, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object) -> Any:
+        raise RuntimeError("defect")
+
+    monkeypatch.setattr("proxy.disclosure.http._headers", broken)
+    answer = await served.get(QUESTION)
+    assert (answer.status, answer.code) == (500, "internal")
+    assert [e.kind for e in await _entries(ledger)] == [Kind.ACCESS_INTENT, Kind.ACCESS_OUTCOME]
+    outcome = (await _entries(ledger))[-1].outcome
+    assert (outcome["state"], outcome["why"], outcome["rows"]) == ("interrupted", "failed", 0)
+    assert served.reader.open_streams == 0, "the store is still being read"
