@@ -112,7 +112,8 @@ async def _status(config: Config) -> tuple[list[dict[str, Any]], list[dict[str, 
     async with connect(config, Role.INGEST) as conn:
         months = await conn.fetch(
             "SELECT month, sum(rows)::bigint AS records,"
-            " coalesce(sum(rows) FILTER (WHERE level = 0), 0)::bigint AS staged, count(*) AS runs, max(level)::int AS level FROM tollgate.run GROUP BY month ORDER BY month"
+            " coalesce(sum(rows) FILTER (WHERE level = 0), 0)::bigint AS staged, count(*) AS runs,"
+            " max(level)::int AS level FROM tollgate.run GROUP BY month ORDER BY month"
         )
         ingests = await conn.fetch(
             "SELECT ingest_id AS ingest, at, profile, lines, stored, duplicates, conflicts, rejected, unmapped"
