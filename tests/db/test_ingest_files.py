@@ -265,4 +265,4 @@ async def test_the_command(store: Store, database: Database, tmp_path: Path) -> 
     code, out, err = await run("store", "check")
     assert code == 0
     code, out, err = await run("store", "status", "--json")
-    assert json.loads(out)["months"] == [{"month": 202607, "records": 6, "staged": None, "runs": 1, "level": 1}]
+    assert json.loads(out)["months"] == [{"month": 202607, "records": 6, "staged": 0, "runs": 1, "level": 1}]

@@ -126,7 +126,8 @@ async def test_a_table_that_stays_locked(empty: str, monkeypatch: pytest.MonkeyP
         async with session.transaction():
             await session.execute("SELECT count(*) FROM tollgate.batch")
             with pytest.raises(MigrationError, match="locked"):
-                await migrate(conn)
+                async with asyncio.timeout(20):  # waiting on is what must not happen
+                    await migrate(conn)
         assert await migrate(conn) == [change.name]
 
 
