@@ -127,6 +127,16 @@ async def test_months_and_years_in_one_file(store: Store) -> None:
     assert totals(await store.ingest([rows[0], rows[12], call(100, at=JULY - timedelta(days=40))])) == (3, 1, 2, 0, 0)
 
 
+async def test_a_file_of_too_many_months_is_refused_whole(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    from proxy.ingest import service
+
+    monkeypatch.setattr(service, "MONTHS_MAX", 2)
+    with pytest.raises(SourceError, match="more than 2 months"):
+        await store.ingest([call(n, at=JULY - timedelta(days=40 * n)) for n in range(3)])
+    assert await store.contents() == []
+    assert (await store.ingest([call(n, at=JULY - timedelta(days=40 * n)) for n in range(2)])).stored == 2
+
+
 @pytest.mark.parametrize("content", [b"", b"\n\n", b"no csv of ours at all"])
 async def test_a_file_of_nothing_is_refused_or_empty_and_leaves_nothing(
     store: Store, tmp_path: Path, content: bytes

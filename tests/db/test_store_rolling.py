@@ -6,12 +6,14 @@ from collections.abc import AsyncIterator
 from datetime import timedelta
 from pathlib import Path
 
+import asyncpg
 import pytest
 
 from proxy.ledger.model import Kind
 from proxy.store import batches
 from proxy.store.reseal import roll as rolling
 from proxy.store.reseal.remap import BusyError
+from proxy.store.writer import StoreDamagedError
 from tests.conftest import Database
 from tests.support.store import JULY, Store, call, call_ids, calls, open_store, unmapped_profile
 
@@ -134,6 +136,34 @@ async def test_a_roll_that_fails_leaves_the_old_runs(store: Store, monkeypatch: 
     assert await store.check() == []
     await store.roll()
     assert call_ids(await store.pull()) == list(range(8))
+
+
+@pytest.mark.parametrize("level", ["staged", "rolled"])
+@pytest.mark.parametrize("deed", ["deleted", "put back older"])
+async def test_a_damaged_run_is_not_sealed_again(
+    store: Store, owner: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch, level: str, deed: str
+) -> None:
+    """Sealing the rest of it would destroy the evidence, and shift the ids of what is staged."""
+    from proxy.formats import parse as parsing
+    from proxy.ingest import service
+
+    monkeypatch.setattr(service, "parse", lambda path, profile: parsing.parse(path, profile, chunk_rows=5))
+    await store.ingest([call(i, ingress=f"12{i // 5}A") for i in range(10)])
+    table = "staging" if level == "staged" else "batch"
+    if level == "rolled":
+        await store.roll()
+        await store.ingest(calls(range(20, 40)))
+    one = f"ctid = (SELECT min(ctid) FROM tollgate.{table}_202607)"
+    if deed == "deleted":
+        await owner.execute(f"DELETE FROM tollgate.{table}_202607 WHERE {one}")
+    else:  # opens, but is another one than the manifest says
+        change = "manifest = overlay(manifest placing '\\x00'::bytea from 20)"
+        await owner.execute(f"UPDATE tollgate.run SET {change} WHERE run_id = (SELECT min(run_id) FROM tollgate.run)")
+    before = await owner.fetch("SELECT run_id, manifest FROM tollgate.run ORDER BY 1")
+    with pytest.raises(StoreDamagedError, match="store check"):
+        await store.roll()
+    assert await owner.fetch("SELECT run_id, manifest FROM tollgate.run ORDER BY 1") == before
+    assert await store.check()
 
 
 # Unmapped trunks.
