@@ -126,7 +126,8 @@ async def test_a_cursor_walks_through_rolling_without_loss_or_repeat(world: Gate
         path = f"/v1/cdrs?cursor={cursor}&limit=7" if cursor else None
         # Between any two pages the store takes in more and rolls what it has.
         await world.ingest([*calls(2, "123A", "456B"), *calls(1, "456B", "123A")])
-    assert walked == whole
+    assert len(walked) == len(whole)
+    assert set(walked) == set(whole)
 
 
 async def test_late_records_are_given_once(world: Gate) -> None:
