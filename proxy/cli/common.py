@@ -95,7 +95,12 @@ def explain(error: BaseException) -> CliError | None:
         kind = getattr(sys.modules.get(module), name, None)
         if kind is not None and isinstance(error, kind):
             return CliError(str(error), code, hint)
-    lost = (asyncpg.PostgresConnectionError, asyncpg.CannotConnectNowError, asyncpg.TooManyConnectionsError)
+    lost = (
+        asyncpg.PostgresConnectionError,
+        asyncpg.CannotConnectNowError,
+        asyncpg.TooManyConnectionsError,
+        asyncpg.InternalClientError,  # the driver's own word where a session ends between two of its states
+    )
     if isinstance(error, (*lost, ConnectionError, TimeoutError)):
         detail = str(error) or type(error).__name__
         return CliError(f"cannot be reached: {detail}", ExitCode.UNAVAILABLE, "is the database running?")
