@@ -28,7 +28,7 @@ BARS = {
 
 @click.command()
 @click.option("--rows", default=1_100_000, show_default=True, help="Records of the main file.")
-@click.option("--small-files", default=25, show_default=True, help="Files of 20,000 rows.")
+@click.option("--small-files", default=50, show_default=True, help="Files of 20,000 rows.")
 @click.option("--rounds", default=3, show_default=True)
 @click.option("--only", multiple=True, help="ingest, pulls, lookup, small_pull, ingest_small (ingest always runs).")
 def main(rows: int, small_files: int, rounds: int, only: tuple[str, ...]) -> None:
