@@ -49,7 +49,7 @@ class Parsed:
     frame: pl.DataFrame
     """Good lines in file order, of exactly FRAME_SCHEMA."""
     identity: pl.Series
-    """String: the profile's identity fields, each with its length before it; never null."""
+    """String: the profile's identity fields joined by line feeds, which no value holds; never null."""
     rejects: Rejects
     lines: int
     """Data lines of this chunk: ``len(frame) + len(rejects)``."""
