@@ -97,14 +97,14 @@ def files(
     reports, failed = run(_ingest(settings(ctx), todo, profile, not no_roll))
     if as_json:
         emit([{"file": str(r.path), "ingest": r.ingest_id, "already": r.already, **r.counts()} for r in reports])
-    else:
+    elif reports:
         console.print(_summary(reports))
     _say(reports)
     if failed:
         raise CliError(
             f"{len(failed)} of {len(todo)} files could not be ingested: {failed[0]}",
             ExitCode.BAD_INPUT,
-            "the others are in",
+            "the others are in" if reports else "nothing was stored",
         )
 
 
