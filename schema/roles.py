@@ -31,6 +31,10 @@ class Role(StrEnum):
     """The operator's commands: carriers, agreements, clients."""
     MONITOR = "tollgate_monitor"
     """Counts for the metrics page; no sealed column."""
+    PRIVACY = "tollgate_privacy"
+    """The privacy officer's commands: counts what was disclosed, over all carriers' records."""
+    RETENTION = "tollgate_retention"
+    """Erases openings of the log whose time has come; can read none."""
 
 
 def new_passwords() -> dict[str, str]:
@@ -68,5 +72,5 @@ async def create_roles(conn: asyncpg.Connection, passwords: dict[str, str]) -> N
             raise RoleError(
                 f"role {name} may pass row-level security; as a superuser: ALTER ROLE {name} NOSUPERUSER NOBYPASSRLS"
             )
-        for member in (Role.LOG, Role.INGEST, Role.OPERATOR):
+        for member in (Role.LOG, Role.INGEST, Role.OPERATOR, Role.PRIVACY):
             await conn.execute(f"GRANT tollgate_log_writer TO {member.value}")

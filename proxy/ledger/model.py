@@ -75,6 +75,14 @@ class Kind(StrEnum):
     TOKEN_REFUSED = "token.refused"  # noqa: S105
     TOKEN_REVOKED = "token.revoked"  # noqa: S105
     LOG_READ = "log.read"
+    LOG_ORIGIN = "log.origin"
+    """The log was opened, or after a recovery opened anew, under an origin."""
+    LOG_ERASE = "log.erase"
+    """Openings whose time had come were erased, under a named policy."""
+    EXPOSURE_READ = "exposure.read"
+    """What somebody was shown was counted for the privacy officer."""
+    EXPOSURE_FROZEN = "exposure.frozen"
+    """Subscriber counts of a period, kept before it is shredded."""
     STORE_INGEST = "store.ingest"
     STORE_ROLL = "store.roll"
     STORE_REMAP = "store.remap"

@@ -11,7 +11,7 @@ from tests.conftest import Database
 from tests.support.ledger import intent, open_ledger
 
 ENTRIES = ("log_entry", "log_opening", "log_tag")
-WRITERS = (Role.LOG, Role.INGEST, Role.OPERATOR)
+WRITERS = (Role.LOG, Role.INGEST, Role.OPERATOR, Role.PRIVACY)
 COLUMN = {"log_entry": "kind", "log_opening": "part", "log_tag": "tag"}
 
 

@@ -109,7 +109,7 @@ async def test_no_role_passes_row_level_security(owner: asyncpg.Connection) -> N
         " WHERE m.member::regrole::text LIKE 'tollgate\\_%'"
     )
     assert {(r["member"], r["of"]) for r in members} == {
-        (r.value, "tollgate_log_writer") for r in (Role.LOG, Role.INGEST, Role.OPERATOR)
+        (r.value, "tollgate_log_writer") for r in (Role.LOG, Role.INGEST, Role.OPERATOR, Role.PRIVACY)
     }
 
 

@@ -1,4 +1,4 @@
-"""`tollgate log`: read the access log. A look at the log is itself an entry, written before anything is shown."""
+"""`tollgate log show`: a look at the log is itself an entry, written before anything is shown."""
 
 from __future__ import annotations
 
@@ -23,18 +23,7 @@ _UNSAFE = re.compile(
 _WIDE = 40
 
 
-@click.group("log")
-def group() -> None:
-    """Read the access log.
-
-    Every look is itself an entry of the log, with your name, before anything is shown.
-    """
-
-
-log = group
-
-
-@group.command("show")
+@click.command("show")
 @click.option("--limit", type=click.IntRange(1, 1000), default=20, show_default=True, help="Most entries.")
 @click.option("--after", type=click.IntRange(-1), help="From the entry after this index; default: the last entries.")
 @click.option(
