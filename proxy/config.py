@@ -50,6 +50,7 @@ class Config:
     progress_rows: int = _doc(1_000_000, "a progress entry is logged before each further so many rows")
     decode_threads: int = _doc(2, "threads that open, decode and encode records")
     log_group_max: int = _doc(512, "most log entries of one transaction")
+    log_retention_floor_months: int = _doc(24, "openings of the log are kept for at least so many months (at least 1)")
 
     def path(self, name: str) -> Path:
         """Return ``name`` below the home directory (an absolute name stays itself)."""
