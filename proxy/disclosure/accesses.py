@@ -26,9 +26,10 @@ async def look(disclosure: Disclosure, access_id: UUID, client_id: str) -> dict[
         request = found["denied"]["request"] or {}
         shown = {key: request[key] for key in ("reason", "citation") if key in request}
         return {"access_id": str(access_id), "state": "denied", **shown}
-    if found["intent"] is None or found["intent"]["request"] is None:
+    intent = found["intent"]
+    if intent is None or intent["request"] is None or intent["records"] is None:
         return None
-    request = found["intent"]["request"]
+    request, pinned = intent["request"], intent["records"]
     value: dict[str, Any] = {
         "access_id": str(access_id),
         "state": State.UNKNOWN.value,
@@ -38,16 +39,20 @@ async def look(disclosure: Disclosure, access_id: UUID, client_id: str) -> dict[
         "media_type": request["media_type"],
         "coding": request["coding"],
         "row_limit": request["limit"],
-        "complete_to": disclosure.sealer.mark(client_id, int(request["as_of"])),
-        "opened_at": found["intent"]["at"],
+        "complete_to": disclosure.sealer.mark(client_id, int(pinned["as_of"])),
+        "opened_at": intent["at"],
     }
     if found["outcome"] is None and running is not None:
         return value | {"state": State.OPEN.value, "rows": running.rows, "bytes": running.bytes}
-    last = found["outcome"] or (found["progress"][-1] if found["progress"] else None)
-    return value | _sent(disclosure, client_id, request, (last or {}).get("outcome") or {})
+    last = found["outcome"] or (found["progress"][-1] if found["progress"] else {})
+    # An answer without a word of where it came to goes on from where it began, and so does one whose places are erased.
+    said, places = last.get("outcome") or {}, last.get("records") or {}
+    return value | _sent(disclosure, client_id, request | pinned, said, places)
 
 
-def _sent(disclosure: Disclosure, client_id: str, request: dict[str, Any], said: dict[str, Any]) -> dict[str, Any]:
+def _sent(
+    disclosure: Disclosure, client_id: str, request: dict[str, Any], said: dict[str, Any], places: dict[str, Any]
+) -> dict[str, Any]:
     window = Window(_time(request["from"]), _time(request["to"]), request["direction"], None, request.get("number"))
     start = place_of(request["place"]) if request["place"] else None
     terms = Terms(
@@ -69,17 +74,17 @@ def _sent(disclosure: Disclosure, client_id: str, request: dict[str, Any], said:
     value: dict[str, Any] = {key: said[key] for key in ("state", "why", "rows", "bytes", "sha256") if key in said}
     if value.get("state") != State.COMPLETE.value:
         # An answer of a form that cannot be cut (no checkpoints) and did not end goes on from where it began.
-        whole = value.get("state") == State.LIMITED.value or "checkpoints" in said
-        value["next_cursor"] = cursor(said["place"], said["rows"]) if whole else cursor(None, 0)
-    if "checkpoints" in said:
+        whole = "place" in places and (value.get("state") == State.LIMITED.value or "checkpoints" in said)
+        value["next_cursor"] = cursor(places["place"], said["rows"]) if whole else cursor(None, 0)
+    if "checkpoints" in said and "checkpoints" in places:
         value["checkpoints"] = [
             {
                 "bytes": point["bytes"],
                 "rows": point["rows"],
                 "sha256": point["sha256"],
-                "cursor": cursor(point["place"], point["rows"]),
+                "cursor": cursor(place, point["rows"]),
             }
-            for point in said["checkpoints"]
+            for point, place in zip(said["checkpoints"], places["checkpoints"], strict=True)
         ]
     return value
 

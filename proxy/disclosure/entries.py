@@ -12,6 +12,9 @@ from proxy.disclosure.query import Window, write_time
 from proxy.ledger.model import Entry, Kind, Tag, number_tags
 from proxy.policy import Action, Deny, Permit
 
+_KEPT_BACK = ("records", "place", "in_flight")
+"""What of an outcome stands in the part ``records``; so do the checkpoints' places."""
+
 
 @dataclass(frozen=True, slots=True)
 class Actor:
@@ -85,16 +88,19 @@ def intent(access_id: UUID, actor: Actor, window: Window, permit: Permit, terms:
         "fields": list(permit.fields),
         "sides": sorted(permit.sides),
         "windows": [[w.ocn, write_time(w.start_us), write_time(w.end_us)] for w in permit.windows],
-        "after_id": str(terms.after_id),
-        "as_of": str(terms.as_of),
-        "place": terms.place.as_list() if terms.place else None,
         "rows_before": terms.rows_before,
         "limit": terms.limit,
         "media_type": terms.media_type,
         "coding": terms.coding,
         "digest": terms.digest,
     }
-    return Entry(Kind.ACCESS_INTENT, actor.as_json(), request, {}, access_id=access_id, tags=_tags(actor, window))
+    records = {
+        "after_id": str(terms.after_id),
+        "as_of": str(terms.as_of),
+        "place": terms.place.as_list() if terms.place else None,
+    }
+    tags = _tags(actor, window)
+    return Entry(Kind.ACCESS_INTENT, actor.as_json(), request, {}, records, access_id=access_id, tags=tags)
 
 
 def denied(access_id: UUID, actor: Actor, window: Window, purpose: str, deny: Deny) -> Entry:
@@ -105,12 +111,24 @@ def denied(access_id: UUID, actor: Actor, window: Window, purpose: str, deny: De
 
 def progress(access_id: UUID, actor: Actor, outcome: Mapping[str, Any]) -> Entry:
     """Return the entry that comes before each further stretch; ``outcome`` is what has been sent so far."""
-    return Entry(Kind.ACCESS_PROGRESS, actor.as_json(), {}, outcome, access_id=access_id, tags=actor.tags())
+    shown, records = _apart(outcome)
+    return Entry(Kind.ACCESS_PROGRESS, actor.as_json(), {}, shown, records, access_id=access_id, tags=actor.tags())
 
 
 def outcome(access_id: UUID, actor: Actor, outcome: Mapping[str, Any]) -> Entry:
     """Return the entry of what an access disclosed."""
-    return Entry(Kind.ACCESS_OUTCOME, actor.as_json(), {}, outcome, access_id=access_id, tags=actor.tags())
+    shown, records = _apart(outcome)
+    return Entry(Kind.ACCESS_OUTCOME, actor.as_json(), {}, shown, records, access_id=access_id, tags=actor.tags())
+
+
+def _apart(value: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Part what a client may see of its own access from record ids and places of the store, which it may not."""
+    shown = {key: item for key, item in value.items() if key not in _KEPT_BACK}
+    records = {key: value[key] for key in _KEPT_BACK if key in value}
+    if "checkpoints" in value:
+        shown["checkpoints"] = [{k: v for k, v in point.items() if k != "place"} for point in value["checkpoints"]]
+        records["checkpoints"] = [point["place"] for point in value["checkpoints"]]
+    return shown, records
 
 
 def looked_up(access_id: UUID, actor: Actor) -> Entry:

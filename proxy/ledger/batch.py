@@ -87,17 +87,22 @@ class Batch:
     batch_id: UUID
     month: int
     entries: tuple[Encoded, ...]
-    sealed: tuple[bytes, ...]
+    sealed: dict[str, bytes]
+    """By part; a part that none of the entries has is absent."""
     tags: tuple[bytes, ...]
 
 
 def prepare(entries: Sequence[Encoded], month: int, keys: OneMonth) -> Batch:
-    """Seal the openings of ``entries``, and make their tags, under the month's keys."""
+    """Seal the openings of ``entries``, and make their tags, under the month's keys.
+
+    A part that only some of them have has an empty chunk for each of the others: a chunk's place is its entry's.
+    """
     batch_id = new_id()
-    sealed = tuple(
-        seal(keys.parts[part], [e.openings[i] for e in entries], encoding.sealing_aad(part, month, batch_id))
-        for i, part in enumerate(PARTS)
-    )
+    sealed = {}
+    for i, part in enumerate(PARTS):
+        chunks = [e.openings[i] for e in entries]
+        if any(chunks):
+            sealed[part] = seal(keys.parts[part], chunks, encoding.sealing_aad(part, month, batch_id))
     tags = tuple(encoding.tag_column(keys.tags.secret, e.tags, keys.tag_cache) for e in entries)
     return Batch(batch_id, month, tuple(entries), sealed, tags)
 
@@ -114,8 +119,7 @@ def place(batch: Batch, first: int, at: datetime) -> tuple[list[Appended], tuple
     placed = [
         Appended(first + n, e.entry_id, at, leaf) for n, (e, leaf) in enumerate(zip(batch.entries, leaves, strict=True))
     ]
-    # Two tags of one entry may agree in their 8 bytes: the look-up table holds such a pair once.
-    found = sorted({(key, first + n) for n, column in enumerate(batch.tags) for key in encoding.tag_keys(column)})
+    keys, places = encoding.tag_index(batch.tags)
     return placed, (
         first,
         at,
@@ -127,8 +131,8 @@ def place(batch: Batch, first: int, at: datetime) -> tuple[list[Appended], tuple
         leaves,
         list(batch.tags),
         batch.month,
-        list(PARTS),
         list(batch.sealed),
-        [key for key, _ in found],
-        [index for _, index in found],
+        list(batch.sealed.values()),
+        keys,
+        places,
     )

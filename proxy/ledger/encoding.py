@@ -1,6 +1,7 @@
 """The permanent form of an entry, version 1, in pure functions (deploy/docs/log.md; tests/vectors/ledger).
 
-* An *opening* is the canonical JSON (RFC 8785) of one part with a salt: it is sealed, and may be erased later.
+* An *opening* is the canonical JSON (RFC 8785) of one part with a salt: it is sealed, and may be erased later. A part
+  that says nothing has no opening.
 * The *header* is canonical JSON with the SHA-256 of each opening. It is never erased and says nothing of the parts.
 * The *leaf data* is SHA-256(header); the *leaf hash* is SHA-256(0x00 ‖ leaf data), RFC 6962 s.2.1.
 
@@ -13,6 +14,7 @@ import binascii
 import hashlib
 import json
 import os
+import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -23,7 +25,7 @@ from cryptography.hazmat.primitives.ciphers.algorithms import AES
 from cryptography.hazmat.primitives.cmac import CMAC
 
 from keys.encoding import EncodingError, b64url_decode
-from proxy.ledger.model import PART_MAX, PARTS, TAGS_MAX, Entry, EntryError, Kind, LedgerBroken, Tag
+from proxy.ledger.model import PART_MAX, PARTS, RECORDS_MAX, TAGS_MAX, Entry, EntryError, Kind, LedgerBroken, Tag
 
 VERSION = 1
 SALT_BYTES = 16
@@ -32,6 +34,7 @@ TAG_BYTES = 9
 
 _SAFE = (1 << 53) - 1
 _DEPTH_MAX = 32
+_SALTS = len(PARTS) + 1
 _FIELDS = {"at", "id", "kind", "parts", "salt", "v"}
 _AAD = b"tollgate log 1\x00"
 _SORTED = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), check_circular=False, sort_keys=True)
@@ -116,8 +119,10 @@ class Encoded:
     kind: Kind
     access_id: UUID | None
     salt: str
-    openings: tuple[bytes, bytes, bytes]
-    commits: tuple[str, str, str]
+    openings: tuple[bytes, ...]
+    """One for each of PARTS; empty where the part is absent."""
+    commits: tuple[str, ...]
+    """Likewise."""
     tags: tuple[Tag, ...]
     size: int
     """Bytes of the openings."""
@@ -128,10 +133,10 @@ def encode(entry: Entry, salts: bytes | None = None) -> Encoded:
 
     Args:
         entry: the entry; it is not looked at again, so the caller may change its mappings afterwards.
-        salts: 64 bytes for actor, request, outcome and header; random by default (a test vector gives them).
+        salts: 80 bytes for actor, request, outcome, records and header; random by default (a test vector gives them).
 
     Raises:
-        EntryError: if a part is larger than PART_MAX or cannot be written.
+        EntryError: if a part is too large or cannot be written.
     """
     if not isinstance(entry.kind, Kind) or not isinstance(entry.entry_id, UUID):
         raise EntryError("an entry needs a Kind and a UUID")
@@ -139,31 +144,39 @@ def encode(entry: Entry, salts: bytes | None = None) -> Encoded:
         raise EntryError("access_id must be a UUID")
     if len(entry.tags) > TAGS_MAX:
         raise EntryError(f"{len(entry.tags)} tags; at most {TAGS_MAX}")
-    fresh = os.urandom(SALT_BYTES * 4) if salts is None else salts
-    cut = [fresh[i * SALT_BYTES : (i + 1) * SALT_BYTES] for i in range(4)]
+    fresh = os.urandom(SALT_BYTES * _SALTS) if salts is None else salts
+    cut = [fresh[i * SALT_BYTES : (i + 1) * SALT_BYTES] for i in range(_SALTS)]
     openings = (
         opening("actor", entry.actor, cut[0]),
         opening("request", entry.request, cut[1]),
         opening("outcome", entry.outcome, cut[2]),
+        opening("records", entry.records, cut[3]),
     )
-    commits = (commitment(openings[0]), commitment(openings[1]), commitment(openings[2]))
-    size = len(openings[0]) + len(openings[1]) + len(openings[2])
-    salt = _b64(cut[3]).decode()
+    commits = tuple([commitment(data) if data else "" for data in openings])
+    size = sum(map(len, openings))
+    salt = _b64(cut[4]).decode()
     return Encoded(entry.entry_id, entry.kind, entry.access_id, salt, openings, commits, entry.tags, size)
 
 
 def opening(part: str, value: Mapping[str, Any], salt: bytes) -> bytes:
-    """Return the opening of one part.
+    """Return the opening of one part; nothing for a part that says nothing.
 
     Raises:
-        EntryError: if it is larger than PART_MAX or cannot be written.
+        EntryError: if it is larger than PART_MAX (``records``: RECORDS_MAX) or cannot be written.
     """
     if not isinstance(value, Mapping):
         raise EntryError(f"{part} must be an object")
+    if not value:
+        return b""
     text = f'{{"part":"{part}","salt":"{_b64(salt).decode()}","v":{VERSION},"value":{canonical(value)}}}'.encode()
-    if len(text) > PART_MAX:
-        raise EntryError(f"{part} takes {len(text)} bytes; at most {PART_MAX}")
+    if len(text) > PART_MAX and len(text) > (most := part_max(part)):
+        raise EntryError(f"{part} takes {len(text)} bytes; at most {most}")
     return text
+
+
+def part_max(part: str) -> int:
+    """Return the most bytes of a part's opening."""
+    return RECORDS_MAX if part == "records" else PART_MAX
 
 
 def commitment(data: bytes) -> str:
@@ -184,12 +197,15 @@ def header(encoded: Encoded, at: str, tags: bytes) -> bytes:
         at: its time (``model.timestamp``).
         tags: its stored tags (``tag_column``); committed to where there are any.
     """
-    actor, request, outcome = encoded.commits
+    # In the order of canonical JSON, which is another than that of PARTS.
+    actor, request, outcome, records = encoded.commits
+    named = (("actor", actor), ("outcome", outcome), ("records", records), ("request", request))
+    parts = ",".join([f'"{part}":"{commit}"' for part, commit in named if commit])
     access = "" if encoded.access_id is None else f'"access":"{encoded.access_id}",'
     tagged = f'"tags":"{commitment(tags)}",' if tags else ""
     return (
         f'{{{access}"at":"{at}","id":"{encoded.entry_id}","kind":"{encoded.kind.value}",'
-        f'"parts":{{"actor":"{actor}","outcome":"{outcome}","request":"{request}"}},'
+        f'"parts":{{{parts}}},'
         f'"salt":"{encoded.salt}",{tagged}"v":{VERSION}}}'
     ).encode()
 
@@ -234,6 +250,24 @@ def tag_keys(column: bytes) -> list[int]:
     return [int.from_bytes(column[i + 1 : i + TAG_BYTES], "big", signed=True) for i in range(0, len(column), TAG_BYTES)]
 
 
+def tag_index(columns: Sequence[bytes]) -> tuple[list[int], list[bytes]]:
+    """Return what the look-up table holds of a stretch of entries, given their tag columns in order.
+
+    Returns:
+        The look-up keys, ascending, and for each the places (from 0, ascending, none twice) of the entries that bear
+        it, as 16-bit big-endian integers.
+    """
+    found: dict[int, list[int]] = {}
+    for place, column in enumerate(columns):
+        for key in tag_keys(column):
+            places = found.setdefault(key, [])
+            # Two tags of one entry may agree in their 8 bytes.
+            if not places or places[-1] != place:
+                places.append(place)
+    keys = sorted(found)
+    return keys, [struct.pack(f">{len(found[key])}H", *found[key]) for key in keys]
+
+
 def sealing_aad(part: str, month: int, batch_id: UUID) -> bytes:
     """Return the associated data under which a batch of openings is sealed.
 
@@ -251,6 +285,7 @@ class Header:
     at: datetime
     access_id: UUID | None
     commits: dict[str, str]
+    """The commitment of each part that the entry has."""
     tags: str | None
 
 
@@ -263,10 +298,10 @@ def read_header(index: int, data: bytes) -> Header:
     try:
         value = json.loads(data)
         known = value["v"] == VERSION and _FIELDS <= value.keys() <= _FIELDS | {"access", "tags"}
-        if not known or value["parts"].keys() != set(PARTS) or canonical(value).encode() != data:
+        if not known or not value["parts"].keys() <= set(PARTS) or canonical(value).encode() != data:
             raise LedgerBroken(index, "its header is not a canonical header of version 1")
         access = value.get("access")
-        commits = {part: str(value["parts"][part]) for part in PARTS}
+        commits = {part: str(value["parts"][part]) for part in PARTS if part in value["parts"]}
         for commit in commits.values():
             b64url_decode(commit)
         return Header(

@@ -1,7 +1,8 @@
 """What an entry of the access log is, and the errors of the log.
 
-An entry says who (``actor``), what was asked (``request``) and what came of it (``outcome``). The three parts are
-committed to and sealed apart (``encoding.py``), so that each can be erased on its own schedule while the proof stays.
+An entry says who (``actor``), what was asked (``request``) and what came of it (``outcome``); a fourth part
+(``records``) holds what whoever asked is not shown of it. The parts are committed to and sealed apart
+(``encoding.py``), so that each can be erased on its own schedule, or left out of a receipt, while the proof stays.
 """
 
 from __future__ import annotations
@@ -18,11 +19,14 @@ from uuid import UUID
 JSON: TypeAlias = bool | int | str | Sequence[Any] | Mapping[str, Any] | None
 """Values of a part: no floats (write a decimal as a string); integers beyond 2^53 - 1 are written as strings."""
 
-PARTS = ("actor", "request", "outcome")
-"""The parts of an entry, each with its own salt, key class and retention."""
+PARTS = ("actor", "request", "outcome", "records")
+"""The parts of an entry, each with its own salt, key class and retention. A part that says nothing is absent."""
 
 PART_MAX = 1 << 20
 """Most bytes of one part's opening."""
+
+RECORDS_MAX = 4 << 20
+"""Most bytes of the opening of ``records``, which may list many."""
 
 TAGS_MAX = 64
 """Most tags of one entry."""
@@ -159,7 +163,8 @@ class Entry:
         kind: what is recorded.
         actor: who: client_id, staff, token_id (jti), key_thumbprint (jkt), address.
         request: what was asked: purpose, basis, OCNs, window, classes, decision, reason; numbers may stand here.
-        outcome: what came of it: rows, bytes, sha256, record sets, hashes of what was made.
+        outcome: what came of it: rows, bytes, sha256, hashes of what was made.
+        records: what a client may not see of its own access: record sets, sequence numbers and places of the store.
         entry_id: the entry's own id; it decides after a lost reply whether the entry stands.
         access_id: the access that an intent, progress, outcome or denial belongs to.
         tags: what the entry can be found by.
@@ -169,6 +174,7 @@ class Entry:
     actor: Mapping[str, JSON] = field(default_factory=dict)
     request: Mapping[str, JSON] = field(default_factory=dict)
     outcome: Mapping[str, JSON] = field(default_factory=dict)
+    records: Mapping[str, JSON] = field(default_factory=dict)
     entry_id: UUID = field(default_factory=new_id)
     access_id: UUID | None = None
     tags: tuple[Tag, ...] = ()
@@ -186,7 +192,10 @@ class Appended:
 
 @dataclass(frozen=True, slots=True)
 class OpenedEntry:
-    """An entry as read back and checked against its commitments; a part is None once its opening is erased."""
+    """An entry as read back and checked against its commitments.
+
+    A part that the entry never had is empty; a part is None once its opening is erased.
+    """
 
     index: int
     entry_id: UUID
@@ -196,6 +205,7 @@ class OpenedEntry:
     actor: dict[str, Any] | None
     request: dict[str, Any] | None
     outcome: dict[str, Any] | None
+    records: dict[str, Any] | None
 
     def as_json(self) -> dict[str, Any]:
         """Return the entry as JSON values (for an answer or a command's output)."""
@@ -208,6 +218,7 @@ class OpenedEntry:
             "actor": self.actor,
             "request": self.request,
             "outcome": self.outcome,
+            "records": self.records,
         }
 
 

@@ -92,10 +92,15 @@ def _open_row(row: asyncpg.Record, openings: Mapping[tuple[str, int], bytes]) ->
         raise LedgerBroken(index, "its columns are not what its header says")
     if header.tags != (encoding.commitment(tags) if tags else None):
         raise LedgerBroken(index, "its tags are not what its header commits to")
-    parts: dict[str, dict[str, Any] | None] = dict.fromkeys(PARTS)
+    parts: dict[str, dict[str, Any] | None] = {}
     for part in PARTS:
-        if (data := openings.get((part, index))) is not None:
-            parts[part] = encoding.read_opening(index, part, data, header.commits[part])
+        data, commit = openings.get((part, index)), header.commits.get(part)
+        if commit is None:
+            if data:
+                raise LedgerBroken(index, f"it has a sealed {part} that its header does not commit to")
+            parts[part] = {}
+        else:
+            parts[part] = None if data is None else encoding.read_opening(index, part, data, commit)
     return OpenedEntry(
         index,
         header.entry_id,
@@ -105,4 +110,5 @@ def _open_row(row: asyncpg.Record, openings: Mapping[tuple[str, int], bytes]) ->
         parts["actor"],
         parts["request"],
         parts["outcome"],
+        parts["records"],
     )

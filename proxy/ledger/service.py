@@ -105,6 +105,22 @@ class Ledger:
         """Write what waits and stop; an append after this raises LedgerUnavailable."""
         await self._writer.close()
 
+    def halt(self, reason: str) -> None:
+        """Take nothing more: what stands in the database is not the log that this process knows, or may not be.
+
+        For good: only a new Ledger, in a process that has looked again, appends. Whoever waits is refused, also where
+        COMMIT is acknowledged from now on.
+
+        Args:
+            reason: what is wrong, in words of ours; it is logged and stands in every refusal.
+        """
+        self._writer.halt(reason)
+
+    @property
+    def halted(self) -> str | None:
+        """Why nothing is taken any more; None where all is well."""
+        return self._writer.halted
+
     async def append(self, entry: Entry) -> Appended:
         """Append one entry; when this returns, the entry is durable.
 
@@ -113,7 +129,7 @@ class Ledger:
 
         Raises:
             EntryError: if the entry cannot be written as it is (a part over 1 MiB, a float ...).
-            LedgerUnavailable: if it is not known to be durable. Disclose nothing.
+            LedgerUnavailable: if it is not known to be durable, or the log is halted. Disclose nothing.
         """
         if _many(entry):
             encoded = await asyncio.to_thread(encode, entry)
@@ -133,10 +149,11 @@ class Ledger:
 
         Raises:
             EntryError: as ``append``; nothing was written and the transaction is still good.
-            LedgerUnavailable: if the log cannot be written; the transaction is lost.
+            LedgerUnavailable: if the log is halted or cannot be written; the transaction is lost.
         """
         if not conn.is_in_transaction():
             raise LedgerError("append_in needs an open transaction")
+        self._writer.refuse_halted()
         if not entries:
             return []
         encoded = [encode(entry) for entry in entries]
@@ -149,6 +166,7 @@ class Ledger:
     async def _append_encoded(self, conn: asyncpg.Connection, encoded: Sequence[Encoded]) -> list[Appended]:
         await conn.execute(sql.JOIN)
         head = await conn.fetchrow(sql.HEAD)
+        self._writer.check_head(head["size"])
         month = month_of(head["at"])
         keys = await self._months.get(month)
         appended: list[Appended] = []
@@ -232,19 +250,26 @@ class Ledger:
         Raises:
             LedgerBroken: if an entry is not what it commits to.
         """
+        left = _limit(limit)
         periods = [Period(TAG_CLASS, month) for month in _months(first, last)]
         async with self._pool.acquire() as conn:
             keys = await self._keys.load(conn, periods)
-            columns = {month: encoding.tag_column(key.secret, [tag]) for month, key in keys.items()}
-            values = [value for column in columns.values() for value in encoding.tag_keys(column)]
-            rows = await conn.fetch(sql.FIND, values, after, _limit(limit), first, last)
-            return await open_rows(conn, self._keys, rows)
+            low = max(after, await conn.fetchval(sql.FIRST_AT, first) - 1)
+            high = await conn.fetchval(sql.FIRST_AT, last)
+            found: list[int] = []
+            # Each month has its own tag of the same thing, and what a month's entries bear stands after the last one's.
+            for period in sorted(keys):
+                (value,) = encoding.tag_keys(encoding.tag_column(keys[period].secret, [tag]))
+                found += [row["idx"] for row in await conn.fetch(sql.FIND, value, low, high, left - len(found))]
+                if len(found) >= left:
+                    break
+            return await open_rows(conn, self._keys, await conn.fetch(sql.READ_AT, found))
 
 
 def _many(entry: Entry) -> bool:
     """Tell, cheaply, whether an entry is large enough to be encoded in a thread."""
     count = 0
-    for part in (entry.request, entry.outcome):
+    for part in (entry.request, entry.outcome, entry.records):
         for value in part.values():
             if isinstance(value, str):
                 count += len(value) >> 7

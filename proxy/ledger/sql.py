@@ -33,8 +33,8 @@ entries AS (
     INSERT INTO tollgate.log_opening (part, month, batch_id, sealed)
     SELECT o.part, $10, $3, o.sealed FROM unnest($11::text[], $12::bytea[]) AS o (part, sealed)
 ), tags AS (
-    INSERT INTO tollgate.log_tag (tag, idx)
-    SELECT t.tag, t.idx FROM unnest($13::bigint[], $14::bigint[]) AS t (tag, idx)
+    INSERT INTO tollgate.log_tag (tag, first, places)
+    SELECT t.tag, $1, t.places FROM unnest($13::bigint[], $14::bytea[]) AS t (tag, places)
 ), head AS (
     UPDATE tollgate.log_head SET size = $1 + cardinality($4::uuid[]), at = $2 WHERE id = 1
 )
@@ -78,8 +78,25 @@ OPENINGS = (
     " WHERE part = ANY($1::text[]) AND month = ANY($2::int[]) AND batch_id = ANY($3::uuid[])"
 )
 
-FIND = (
-    f"SELECT {_COLUMNS} FROM tollgate.log_entry"  # noqa: S608
-    " WHERE idx IN (SELECT idx FROM tollgate.log_tag WHERE tag = ANY($1::bigint[]) AND idx > $2)"
-    " AND at >= $4 AND at < $5 ORDER BY idx LIMIT $3"
+READ_AT = f"SELECT {_COLUMNS} FROM tollgate.log_entry WHERE idx = ANY($1::bigint[]) ORDER BY idx"  # noqa: S608
+
+FIND = """
+SELECT t.first + get_byte(t.places, 2 * n) * 256 + get_byte(t.places, 2 * n + 1) AS idx
+FROM tollgate.log_tag t, generate_series(0, octet_length(t.places) / 2 - 1) AS n
+WHERE t.tag = $1 AND t.first > $2::bigint - 65536 AND t.first < $3
+    AND t.first + get_byte(t.places, 2 * n) * 256 + get_byte(t.places, 2 * n + 1) BETWEEN $2 + 1 AND $3 - 1
+ORDER BY t.first, n LIMIT $4
+"""
+"""Indexes after $2 and before $3 that bear a tag, in order: stretches of the log do not overlap."""
+
+FIRST_AT = """
+WITH RECURSIVE halving (low, high) AS (
+    SELECT 0::bigint, size FROM tollgate.log_head WHERE id = 1
+    UNION ALL
+    SELECT CASE WHEN e.at < $1 THEN e.idx + 1 ELSE h.low END, CASE WHEN e.at < $1 THEN h.high ELSE e.idx END
+    FROM halving h JOIN tollgate.log_entry e ON e.idx = (h.low + h.high) / 2
+    WHERE h.low < h.high
 )
+SELECT max(low) FROM halving
+"""
+"""The first index whose time is not before $1 (the log's size where there is none): time never falls with the index."""

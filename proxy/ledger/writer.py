@@ -9,12 +9,16 @@ Crash order of one group:
 
 A lost reply to COMMIT is *unknown*. The writer opens a new connection, takes the head lock (which the old backend
 holds until it has committed or rolled back) and looks the entries up by id; only what does not stand is written again.
+
+A log that is shorter than what this process was told is durable is not the log it wrote to (an older backup, another
+server): the writer halts and takes nothing more.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -22,7 +26,7 @@ from uuid import UUID
 
 import asyncpg
 
-from proxy import metrics
+from proxy import logs, metrics
 from proxy.ledger import sql
 from proxy.ledger.batch import Batch, MonthKeys, place, prepare
 from proxy.ledger.encoding import Encoded
@@ -40,6 +44,8 @@ _TRANSIENT = (
     asyncpg.ReadOnlySQLTransactionError,  # a failover that this connection has not noticed
 )
 """After these the same group may be tried again: COMMIT was not sent, or the look-up has settled it."""
+
+_LOG = logs.get("ledger")
 
 _INLINE_ENTRIES = 64
 _INLINE_BYTES = 65_536
@@ -117,6 +123,41 @@ class GroupWriter:
         self._month: int | None = None
         self._task: asyncio.Task[None] | None = None
         self._closing = False
+        self._halted: str | None = None
+        self._acknowledged = 0
+
+    @property
+    def halted(self) -> str | None:
+        """Why nothing is taken any more."""
+        return self._halted
+
+    def halt(self, reason: str) -> None:
+        """Take nothing more, for good; the first reason stays."""
+        if self._halted is None:
+            self._halted = reason
+            logs.event(_LOG, logging.CRITICAL, "ledger.halted", reason=reason)
+            self._refuse_waiting(self._halted_message())
+
+    def refuse_halted(self) -> None:
+        """Raise LedgerUnavailable where the log is halted."""
+        if self._halted is not None:
+            raise LedgerUnavailable(self._halted_message())
+
+    def check_head(self, size: int) -> None:
+        """Halt where the log, whose head has ``size``, lacks entries that were acknowledged to this process.
+
+        Raises:
+            LedgerUnavailable: then.
+        """
+        if size < self._acknowledged:
+            self.halt(
+                f"the log has {size} entries, and {self._acknowledged} were acknowledged: the database is an older one;"
+                " see `tollgate log recover`"
+            )
+        self.refuse_halted()
+
+    def _halted_message(self) -> str:
+        return f"the access log is halted: {self._halted}"
 
     async def start(self) -> None:
         """Check the server and start the writing task.
@@ -152,6 +193,7 @@ class GroupWriter:
         Raises:
             LedgerUnavailable: if the writer does not run or the queue is full.
         """
+        self.refuse_halted()
         if self._task is None or self._closing:
             raise LedgerUnavailable("the access log is not open")
         if len(self._queue) >= self._queue_max or self._waiting_bytes + encoded.size > self._queue_bytes:
@@ -196,12 +238,18 @@ class GroupWriter:
             await self._persist(progress)
         except Exception as error:
             await self._drop()
-            self._tell(group, progress.done)
-            failure = LedgerUnavailable("the access log cannot be written", unknown=progress.unknown)
+            message = "the access log cannot be written" if self._halted is None else self._halted_message()
+            failure = LedgerUnavailable(message, unknown=progress.unknown)
             failure.__cause__ = error
+            if self._halted is None:
+                self._tell(group, progress.done)
             self._fail(group, failure)
             # Those behind would wait as long for the same answer.
-            self._refuse_waiting("the access log cannot be written")
+            self._refuse_waiting(message)
+            return
+        if self._halted is not None:
+            # Halted while it was being written: it may stand, but in a log that is not to be relied on.
+            self._fail(group, LedgerUnavailable(self._halted_message(), unknown=True))
             return
         metrics.LOG_GROUP.observe(len(group))
         self._tell(group, progress.done)
@@ -214,7 +262,8 @@ class GroupWriter:
                 waiting.future.set_result(placed)
                 metrics.LOG_APPEND_SECONDS.observe(now - waiting.since)
         if done:
-            metrics.LOG_SIZE.set(max(placed.index for placed in done.values()) + 1)
+            self._acknowledged = max(self._acknowledged, 1 + max(placed.index for placed in done.values()))
+            metrics.LOG_SIZE.set(self._acknowledged)
 
     def _fail(self, group: Sequence[_Waiting], error: LedgerUnavailable) -> None:
         for waiting in group:
@@ -261,6 +310,7 @@ class GroupWriter:
         batch = await self._prepare(progress.left, month)
         await conn.execute(self._begin)
         head = await conn.fetchrow(sql.HEAD)
+        self.check_head(head["size"])
         self._month = month_of(head["at"])
         if self._month != month:
             await conn.execute("ROLLBACK")  # sealed for the wrong month: again, with the right one's keys
@@ -280,7 +330,7 @@ class GroupWriter:
         """Find out which entries of an unknown group stand. Whatever is found is durable when this returns."""
         conn = await self._connection()
         await conn.execute(self._begin)
-        await conn.fetchrow(sql.HEAD)
+        self.check_head((await conn.fetchrow(sql.HEAD))["size"])
         rows = await conn.fetch(sql.STANDING, [e.entry_id for e in progress.left])
         # A backend killed while it waited for a synchronous standby leaves a commit that is visible here and not yet
         # there. This COMMIT comes after it in the WAL, so that waiting for this one waits for both.

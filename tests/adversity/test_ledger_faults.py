@@ -215,10 +215,12 @@ async def test_a_gateway_that_hangs_on_the_head_does_not_hold_up_the_others(
 
 
 async def test_a_head_set_back_makes_it_refuse_not_overwrite(database: Database, owner: asyncpg.Connection) -> None:
-    async with open_ledger(database.config, patience_s=0.3) as ledger:
+    async with open_ledger(database.config) as ledger:
         first, second = intent(), intent()
         await ledger.append(first)
         await ledger.append(second)
+    # A process that has not seen them and does not know better.
+    async with open_ledger(database.config, patience_s=0.3) as ledger:
         await owner.execute("UPDATE tollgate.log_head SET size = 1")
         with pytest.raises(LedgerUnavailable):
             await ledger.append(intent())

@@ -114,14 +114,13 @@ async def _outcome(world: Gate) -> dict[str, Any]:
             break
         await asyncio.sleep(0.02)
     assert len(found) == 1
-    outcome: dict[str, Any] = found[0].outcome
-    return outcome
+    return {**found[0].outcome, "in_flight": found[0].records.get("in_flight", {})}
 
 
 def _held(outcome: dict[str, Any], data: bytes) -> None:
     """What was received is on record, and each checkpoint within it is true."""
     received = data.count(b"\n") - 1
-    assert outcome["rows"] + outcome.get("in_flight", {}).get("rows", 0) >= received
+    assert outcome["rows"] + outcome["in_flight"].get("rows", 0) >= received
     for point in outcome["checkpoints"]:
         if point["bytes"] <= len(data):
             assert hashlib.sha256(data[: point["bytes"]]).hexdigest() == point["sha256"]

@@ -14,6 +14,7 @@ import pytest
 
 from keys.datakeys import DataKeys
 from keys.provider import Period
+from keys.sealing import open_sealed, seal
 from proxy.ledger import encoding
 from proxy.ledger.model import Entry, EntryError, Kind, LedgerBroken, LedgerError, LedgerUnavailable, Tag, number_tags
 from proxy.ledger.service import Ledger
@@ -35,6 +36,7 @@ async def test_an_entry_comes_back_as_it_was_written(ledger: Ledger, owner: asyn
         actor={"client_id": "example-carrier-a"},
         request={"number": "+12025550123"},
         outcome={"rows": 3, "ids": [[1, 2], [7, 9]], "big": 2**60},
+        records={"runs": [["1", "3"]]},
         access_id=access,
     )
     placed = await ledger.append(entry)
@@ -43,6 +45,7 @@ async def test_an_entry_comes_back_as_it_was_written(ledger: Ledger, owner: asyn
     assert read.actor == entry.actor
     assert read.request == entry.request
     assert read.outcome == {"rows": 3, "ids": [[1, 2], [7, 9]], "big": str(2**60)}
+    assert read.records == {"runs": [["1", "3"]]}
     assert read.access_id == access
     assert await standing(owner) == [entry.entry_id]
 
@@ -54,7 +57,7 @@ async def test_the_stored_form_is_the_published_one(ledger: Ledger, owner: async
     assert encoding.canonical(header).encode() == row["header"]
     assert header["id"] == str(row["entry_id"])
     assert header["kind"] == "access.intent"
-    assert set(header["parts"]) == {"actor", "request", "outcome"}
+    assert set(header["parts"]) == {"actor", "request"}
     assert row["leaf_hash"] == placed.leaf == encoding.leaf_hash(row["header"])
     assert header["tags"] == encoding.commitment(row["tags"])
 
@@ -66,6 +69,7 @@ async def test_nothing_that_was_said_stands_in_clear(ledger: Ledger, owner: asyn
             actor={"client_id": "example-carrier-a"},
             request={"number": "+12025550123"},
             outcome={"reason": "no-agreement"},
+            records={"record": "record-4711"},
             tags=(*number_tags("+12025550123"), Tag("client", b"example-carrier-a")),
         )
     )
@@ -73,7 +77,7 @@ async def test_nothing_that_was_said_stands_in_clear(ledger: Ledger, owner: asyn
         for row in await owner.fetch(
             f"SELECT t::text AS text, encode(convert_to(t::text, 'UTF8'), 'hex') FROM tollgate.{table} t"
         ):
-            for secret in ("2025550123", "example-carrier-a", "no-agreement"):
+            for secret in ("2025550123", "example-carrier-a", "no-agreement", "record-4711"):
                 assert secret not in row["text"]
                 assert secret.encode().hex() not in row["text"]
 
@@ -268,6 +272,82 @@ async def test_entries_are_found_by_tag_and_month(ledger: Ledger, owner: asyncpg
     later = await ledger.find(number_tags(number)[0], first=datetime(2099, 1, 1, tzinfo=UTC), last=late)
     assert [e.index for e in later] == [5]
     assert await ledger.find(Tag("exchange", number.encode()), first=early, last=late) == []
+    until = found[1].at  # half-open
+    assert [e.index for e in await ledger.find(number_tags(number)[0], first=early, last=until)] == [1]
+    assert [e.index for e in await ledger.find(number_tags(number)[0], first=until, last=late)] == [3, 5]
+
+
+async def test_entries_of_one_group_are_found_page_by_page(ledger: Ledger, owner: asyncpg.Connection) -> None:
+    tag = Tag("case", b"A-1")
+    tagged = [Entry(Kind.ACCESS_INTENT, request={"n": n}, tags=(tag,) if n % 3 else ()) for n in range(600)]
+    await asyncio.gather(*map(ledger.append, tagged))
+    groups = await owner.fetchval("SELECT count(DISTINCT batch_id) FROM tollgate.log_entry")
+    assert await owner.fetchval("SELECT count(*) FROM tollgate.log_tag") == groups < 20
+    early, late = datetime(2020, 1, 1, tzinfo=UTC), datetime(2100, 1, 1, tzinfo=UTC)
+    found: list[int] = []
+    while page := await ledger.find(tag, first=early, last=late, after=found[-1] if found else -1, limit=7):
+        found += [e.index for e in page]
+    assert found == [e.index for e in await ledger.read(limit=600) if e.request["n"] % 3]  # type: ignore[index]
+
+
+async def test_a_halted_log_takes_nothing_more(database: Database, owner: asyncpg.Connection) -> None:
+    async with open_ledger(database.config) as ledger:
+        first = intent()
+        await ledger.append(first)
+        assert ledger.halted is None
+        writer = await asyncpg.connect(database.config.role_url(Role.OPERATOR))
+        async with owner.transaction():
+            await owner.fetchval("SELECT size FROM tollgate.log_head FOR UPDATE")
+            waiting = [asyncio.create_task(ledger.append(intent())) for _ in range(3)]
+            await asyncio.sleep(0.1)
+            ledger.halt("shorter than its anchor")
+            ledger.halt("another reason")
+        done = await asyncio.gather(*waiting, return_exceptions=True)
+        assert all(isinstance(d, LedgerUnavailable) for d in done)
+        assert ledger.halted == "shorter than its anchor"
+        with pytest.raises(LedgerUnavailable, match="halted: shorter than its anchor"):
+            await ledger.append(intent())
+        with pytest.raises(LedgerUnavailable, match="halted"):
+            async with writer.transaction():
+                await ledger.append_in(writer, [Entry(Kind.REGISTRY_CHANGE)])
+        await writer.close()
+        assert [e.entry_id for e in await ledger.read(limit=1)] == [first.entry_id], "it can still be looked at"
+
+
+async def _set_back(owner: asyncpg.Connection, size: int) -> None:
+    """As after a restore of an older backup."""
+    await owner.execute("DELETE FROM tollgate.log_entry WHERE idx >= $1", size)
+    await owner.execute("DELETE FROM tollgate.log_tag WHERE first >= $1", size)
+    await owner.execute("UPDATE tollgate.log_head SET size = $1", size)
+
+
+async def test_a_log_that_has_become_shorter_halts(database: Database, owner: asyncpg.Connection) -> None:
+    async with open_ledger(database.config) as ledger:
+        for _ in range(3):
+            await ledger.append(intent())
+        await _set_back(owner, 2)
+        with pytest.raises(LedgerUnavailable, match="recover"):
+            await ledger.append(intent())
+        await owner.execute("UPDATE tollgate.log_head SET size = 3")
+        with pytest.raises(LedgerUnavailable, match="halted: the log has 2 entries, and 3 were acknowledged"):
+            await ledger.append(intent())
+        await owner.execute("UPDATE tollgate.log_head SET size = 2")
+    assert len(await standing(owner)) == 2
+
+
+async def test_a_log_that_has_become_shorter_halts_in_the_callers_transaction_too(
+    database: Database, ledger: Ledger, owner: asyncpg.Connection
+) -> None:
+    for _ in range(3):
+        await ledger.append(intent())
+    await _set_back(owner, 2)
+    writer = await asyncpg.connect(database.config.role_url(Role.OPERATOR))
+    with pytest.raises(LedgerUnavailable, match="halted: the log has 2 entries, and 3 were acknowledged"):
+        async with writer.transaction():
+            await ledger.append_in(writer, [Entry(Kind.REGISTRY_CHANGE)])
+    await writer.close()
+    assert ledger.halted is not None
+    assert len(await standing(owner)) == 2
 
 
 async def test_reading_by_kind_and_from_the_end(ledger: Ledger) -> None:
@@ -293,8 +373,47 @@ async def test_an_erased_part_leaves_the_rest_and_the_proof(
     await provider.destroy(Period("log_request", month))
     async with open_ledger(database.config) as fresh:
         entries = await fresh.read()
-    assert [(e.actor, e.request, e.outcome) for e in entries] == [(None, None, {})] * 5
+    assert [(e.actor, e.request, e.outcome, e.records) for e in entries] == [(None, None, {}, {})] * 5
     assert await owner.fetch("SELECT idx, header, leaf_hash FROM tollgate.log_entry ORDER BY idx") == before
+
+
+async def test_entries_of_a_group_need_not_have_the_same_parts(ledger: Ledger, owner: asyncpg.Connection) -> None:
+    entries = [
+        Entry(Kind.LOG_READ),
+        Entry(Kind.LOG_READ, {"n": 1}),
+        Entry(Kind.LOG_READ, {"n": 2}, records={"places": [1, 2]}),
+        Entry(Kind.LOG_READ, records={"places": [3]}),
+    ]
+    await asyncio.gather(*map(ledger.append, entries))
+    assert await owner.fetchval("SELECT count(DISTINCT batch_id) FROM tollgate.log_entry") == 1
+    parts = await owner.fetch("SELECT part FROM tollgate.log_opening ORDER BY part")
+    assert [row["part"] for row in parts] == ["actor", "records"]
+    read = await ledger.read()
+    assert [(e.actor, e.request, e.outcome, e.records) for e in read] == [
+        ({}, {}, {}, {}),
+        ({"n": 1}, {}, {}, {}),
+        ({"n": 2}, {}, {}, {"places": [1, 2]}),
+        ({}, {}, {}, {"places": [3]}),
+    ]
+
+
+async def test_a_part_slipped_in_or_emptied_is_broken_not_erased(
+    database: Database, ledger: Ledger, owner: asyncpg.Connection
+) -> None:
+    """Whoever has the keys can seal other openings; the header tells."""
+    await asyncio.gather(*(ledger.append(Entry(Kind.LOG_READ, actor)) for actor in ({"n": 1}, {"n": 2}, {})))
+    row = await owner.fetchrow("SELECT month, batch_id, sealed FROM tollgate.log_opening WHERE part = 'actor'")
+    period = Period("log_actor", row["month"])
+    key = (await DataKeys(open_provider(database.config)).load(owner, [period]))[period]
+    aad = encoding.sealing_aad("actor", row["month"], row["batch_id"])
+    chunks = open_sealed(key, bytes(row["sealed"]), aad)
+    assert chunks[2] == b""
+    for index, other in ((1, b""), (2, chunks[0])):
+        edited = [*chunks[:index], other, *chunks[index + 1 :]]
+        await owner.execute("UPDATE tollgate.log_opening SET sealed = $1", seal(key, edited, aad))
+        with pytest.raises(LedgerBroken, match="commit") as caught:
+            await ledger.read()
+        assert caught.value.index == index
 
 
 async def test_every_month_stays_readable_by_another_process(database: Database, ledger: Ledger) -> None:
@@ -319,7 +438,7 @@ EDITS = {
     "openings swapped": _OPENING.format("s.sealed")
     + "s.batch_id = f.batch_id AND s.part = 'actor' AND o.part = 'actor'",
     "parts swapped": _OPENING.format("s.sealed")
-    + "s.batch_id = e.batch_id AND s.part = 'outcome' AND o.part = 'actor'",
+    + "s.batch_id = e.batch_id AND s.part = 'request' AND o.part = 'actor'",
 }
 
 

@@ -95,7 +95,7 @@ async def test_a_gateway_opens_no_key_that_no_purpose_reaches(world: Gate) -> No
         with pytest.raises(KeyUnavailable):
             await provider.wrap(period, bytes(32))
     classes = {"timing", "parties", "routing", "ingress_leg", "egress_leg", "tags"}
-    assert classes | {"log_actor", "log_request", "log_outcome", "log_tags"} == KEY_CLASSES
+    assert classes | {"log_actor", "log_request", "log_outcome", "log_records", "log_tags"} == KEY_CLASSES
 
 
 async def test_counts_of_the_database_are_shown(world: Gate, monkeypatch: pytest.MonkeyPatch) -> None:

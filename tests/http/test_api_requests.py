@@ -61,7 +61,7 @@ async def test_a_pull_is_on_record_from_intent_to_outcome(served: Served, ledger
     }
     assert intent.request["basis"] == "47 U.S.C. 222(d)(1)"
     assert intent.request["windows"] == [["123A", "2026-10-01T00:00:00Z", "2026-11-01T00:00:00Z"]]
-    assert intent.request["as_of"] == "95"
+    assert intent.records["as_of"] == "95"
     assert outcome.outcome["rows"] == 95
     assert outcome.outcome["bytes"] == len(answer.body)
     looked = await served.get(f"/v1/accesses/{answer.headers['Access-Id']}")

@@ -169,7 +169,7 @@ async def test_the_outcome_names_the_records(world: Gate, owner: asyncpg.Connect
     await world.ingest([*calls(5, "456B", "789C"), *calls(7, "123A", "456B")])
     await world.pull(await world.peer())
     (outcome,) = await world.entries(Kind.ACCESS_OUTCOME)
-    records = outcome.outcome["records"]
+    records = outcome.records["records"]
     batch = await owner.fetchrow(
         "SELECT first_record_id, last_record_id FROM tollgate.batch WHERE ingress_ocn = $1", int("123A", 36)
     )

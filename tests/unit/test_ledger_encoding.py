@@ -16,6 +16,8 @@ from hypothesis import strategies as st
 from proxy.ledger import encoding
 from proxy.ledger.model import (
     PART_MAX,
+    PARTS,
+    RECORDS_MAX,
     Entry,
     EntryError,
     Kind,
@@ -48,7 +50,7 @@ def test_published_vectors(vector: dict[str, Any]) -> None:
     encoded = encoding.encode(entry, bytes.fromhex(VECTORS["salts"]))
     column = encoding.tag_column(bytes.fromhex(VECTORS["tag_key"]), encoded.tags)
     header = encoding.header(encoded, vector["at"], column)
-    assert [o.decode() for o in encoded.openings] == list(vector["openings"].values())
+    assert {p: o.decode() for p, o in zip(PARTS, encoded.openings, strict=True) if o} == vector["openings"]
     assert column.hex() == vector["tag_column"]
     assert header.decode() == vector["header"]
     assert encoding.leaf_data(header).hex() == vector["leaf_data"]
@@ -56,8 +58,20 @@ def test_published_vectors(vector: dict[str, Any]) -> None:
     read = encoding.read_header(0, header)
     assert (read.entry_id, read.kind, read.access_id) == (entry.entry_id, entry.kind, entry.access_id)
     assert timestamp(read.at) == vector["at"]
-    for part, opening in zip(("actor", "request", "outcome"), encoded.openings, strict=True):
-        assert encoding.read_opening(0, part, opening, read.commits[part]) == vector["parts"][part]
+    assert read.commits.keys() == vector["openings"].keys()
+    for part, commit in read.commits.items():
+        opening = encoded.openings[PARTS.index(part)]
+        assert encoding.read_opening(0, part, opening, commit) == vector["parts"][part]
+
+
+@pytest.mark.parametrize("vector", VECTORS["read_only"], ids=lambda v: v["name"])
+def test_published_vectors_that_are_no_longer_written_are_read(vector: dict[str, Any]) -> None:
+    header = vector["header"].encode()
+    assert encoding.leaf_hash(header).hex() == vector["leaf_hash"]
+    read = encoding.read_header(0, header)
+    assert read.commits.keys() == vector["openings"].keys() == {"actor", "request", "outcome"}
+    for part, commit in read.commits.items():
+        assert encoding.read_opening(0, part, vector["openings"][part].encode(), commit) == vector["parts"][part]
 
 
 @given(VALUES)
@@ -109,18 +123,30 @@ def test_subclasses_are_written_by_value() -> None:
     )
 
 
-def test_a_part_has_a_largest_size() -> None:
-    room = PART_MAX - len(encoding.opening("outcome", {"x": ""}, bytes(16)))
-    assert len(encoding.opening("outcome", {"x": "a" * room}, bytes(16))) == PART_MAX
-    with pytest.raises(EntryError, match="outcome takes 1048577 bytes"):
-        encoding.encode(Entry(Kind.ACCESS_OUTCOME, outcome={"x": "a" * (room + 1)}))
+@pytest.mark.parametrize(("part", "most"), [("outcome", PART_MAX), ("records", RECORDS_MAX)])
+def test_a_part_has_a_largest_size(part: str, most: int) -> None:
+    room = most - len(encoding.opening(part, {"x": ""}, bytes(16)))
+    assert len(encoding.opening(part, {"x": "a" * room}, bytes(16))) == most
+    with pytest.raises(EntryError, match=f"{part} takes {most + 1} bytes; at most {most}"):
+        encoding.encode(Entry(Kind.ACCESS_OUTCOME, **{part: {"x": "a" * (room + 1)}}))
+
+
+def test_a_part_that_says_nothing_is_absent() -> None:
+    encoded = encoding.encode(Entry(Kind.LOG_READ, request={"n": 1}))
+    assert [bool(o) for o in encoded.openings] == [bool(c) for c in encoded.commits] == [False, True, False, False]
+    header = encoding.header(encoded, "2026-11-05T06:07:08.000009Z", b"")
+    assert encoding.read_header(0, header).commits == {"request": encoded.commits[1]}
+    bare = encoding.header(encoding.encode(Entry(Kind.LOG_READ)), "2026-11-05T06:07:08.000009Z", b"")
+    assert encoding.read_header(0, bare).commits == {}
+    assert encoding.encode(Entry(Kind.LOG_READ)).size == 0
 
 
 def test_the_same_entry_commits_differently_each_time() -> None:
-    entry = Entry(Kind.LOG_READ)
+    same: dict[str, Any] = {"same": 1}
+    entry = Entry(Kind.LOG_READ, same, same, same, same)
     one, two = encoding.encode(entry), encoding.encode(entry)
     assert set(one.commits).isdisjoint(two.commits)
-    assert len({*one.commits, *two.commits}) == 6, "equal parts must not show as equal"
+    assert len({*one.commits, *two.commits}) == 8, "equal parts must not show as equal"
     assert one.salt != two.salt
 
 
@@ -166,6 +192,15 @@ def test_the_tag_cache_gives_what_the_key_gives_and_keeps_no_number() -> None:
 
 def test_tag_keys_are_the_columns_eight_bytes_signed() -> None:
     assert encoding.tag_keys(b"\x01" + b"\xff" * 8 + b"\x02" + bytes(7) + b"\x05") == [-1, 5]
+
+
+def test_the_index_of_a_stretch_says_where_each_tag_stands() -> None:
+    one, two = b"\x01" + bytes(7) + b"\x01", b"\x02" + bytes(7) + b"\x02"
+    same = b"\x03" + bytes(7) + b"\x01"  # another domain, the same 8 bytes
+    keys, places = encoding.tag_index([one + two, b"", one + same, *[b""] * 300, two])
+    assert keys == [1, 2]
+    assert [p.hex() for p in places] == ["00000002", "0000012f"]
+    assert encoding.tag_index([b"", b""]) == ([], [])
 
 
 def test_numbers_outside_the_plan_have_no_block() -> None:
