@@ -8,6 +8,8 @@ from proxy.cli.lazy import Command, LazyGroup
 
 _COMMANDS: dict[str, Command] = {
     "show": Command("proxy.cli.log.show", "show", "Show entries: who asked for what, and what came of it."),
+    "search": Command("proxy.cli.log.search", "search", "Find entries by who, purpose, case, decision, time, number."),
+    "erase": Command("proxy.cli.log.erase", "erase", "Erase openings that have been kept long enough."),
 }
 
 
