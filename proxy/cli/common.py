@@ -66,6 +66,7 @@ _KNOWN: tuple[tuple[str, str, ExitCode, str], ...] = (
     ("proxy.store.writer", "StoreDamagedError", ExitCode.REFUSED, "nothing was changed; restore the store"),
     ("proxy.formats.source", "SourceError", ExitCode.BAD_INPUT, ""),
     ("proxy.formats.profile", "ProfileError", ExitCode.CONFIGURATION, ""),
+    ("proxy.witness.state", "StateError", ExitCode.CONFIGURATION, ""),
     ("keys.errors", "KeyUnavailable", ExitCode.UNAVAILABLE, "see `tollgate keys verify`"),
     ("keys.errors", "KeysError", ExitCode.CONFIGURATION, "see `tollgate keys verify`"),
 )
