@@ -26,7 +26,7 @@ from typing import Any, Protocol
 from uuid import UUID
 
 from proxy.disclosure.plan import Place
-from proxy.disclosure.records import RecordSet
+from proxy.disclosure.records import SET_BYTES_MAX, RecordSet
 from proxy.disclosure.stream import Ahead, Piece
 from proxy.ledger.model import LedgerUnavailable
 
@@ -135,7 +135,8 @@ class _Sent:
         self.rows = 0
         self.bytes = 0
         self.sha256 = hashlib.sha256().hexdigest()
-        self.records = RecordSet()
+        self.stretch = RecordSet()
+        """The records since the last progress entry: those before it are in the entries before."""
         self.checkpoints: deque[Checkpoint] = deque(maxlen=CHECKPOINTS_MAX)
         self.place: Place | None = None
 
@@ -143,7 +144,7 @@ class _Sent:
         self.rows += piece.rows
         self.bytes += piece.size
         self.sha256 = piece.sha256
-        self.records.add(piece.rows, piece.runs)
+        self.stretch.add(piece.records)
         if piece.place is not None:
             self.place = piece.place
             self.checkpoints.append(Checkpoint(self.bytes, self.rows, self.sha256, piece.place))
@@ -249,7 +250,7 @@ class Delivery:
             await sink.start(headers)
         while (piece := await self._next()) is not None:
             if piece.rows:
-                await self._allow(piece.rows)
+                await self._allow(piece)
             self._in_flight = piece
             data = memoryview(piece.data)
             for start in range(0, len(data), WRITE_BYTES):
@@ -268,15 +269,20 @@ class Delivery:
             return self._held.popleft()
         return None if self._ended else await self._ahead.get()
 
-    async def _allow(self, rows: int) -> None:
+    async def _allow(self, piece: Piece) -> None:
         """Take what the next rows need before they are sent: the client's budget, and the log's knowledge."""
+        rows, stretch = piece.rows, self._sent.stretch
         if self._paid:
             self._paid -= rows
         elif not await self._hooks.spend(rows):
             raise CutOff(Cut.QUOTA)
-        if self._since_progress and self._since_progress + rows > self._rules.progress_rows:
+        # Early where the records stand so far apart that their set would not fit an entry.
+        full = stretch.bound + piece.records.bound > SET_BYTES_MAX
+        if self._since_progress and (full or self._since_progress + rows > self._rules.progress_rows):
+            # Lost, or its reply lost: the stretch stays, and is in the outcome too. A record counts once.
             await self._hooks.progress(self._value())
             self._since_progress = 0
+            self._sent.stretch = RecordSet()
 
     async def _look(self) -> None:
         """Cut the answer when its client is shut out, or when that could not be asked for too long."""
@@ -313,7 +319,7 @@ class Delivery:
             "rows": sent.rows,
             "bytes": sent.bytes,
             "sha256": sent.sha256,
-            "records": sent.records.as_json(),
+            "records": sent.stretch.as_json(),
             "place": sent.place.as_list() if sent.place else None,
         }
         if self._rules.resumable:
@@ -337,7 +343,7 @@ class Delivery:
             # Cut in the middle of a piece: some of its rows were seen, we cannot know which. All are on record.
             piece, self._in_flight = self._in_flight, None
             partly = RecordSet()
-            partly.add(piece.rows, piece.runs)
+            partly.add(piece.records)
             value["in_flight"] = partly.as_json()
         await self._hooks.outcome(value)
         if why is None and sink is not None:

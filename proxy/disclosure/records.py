@@ -1,70 +1,126 @@
-"""Which records an answer held, compactly: runs of consecutive record ids, and a digest over all of them. Pure.
+"""Which records an answer held, compactly: sets of record ids. Pure.
 
-The log keeps this with the outcome, so that "what did this credential see?" has an exact answer. Where the ids are too
-ragged to list, the scope pinned by the intent and the places between which it was read say the same, and the digest
-proves it.
+A set is written as runs of consecutive ids where they are few (a person can read them), else as a Roaring bitmap in its
+portable 64-bit form (RoaringFormatSpec: a count, then for each upper half of the ids that half and a 32-bit bitmap),
+base64: at most 2 bytes an id and 10 for each 65,536 ids touched, less where ids stand close. Record ids never change
+and are never given again (a re-mapping gives new ones, to records that nobody was shown), so a set made today names the
+same records after any rolling.
 """
 
 from __future__ import annotations
 
-import hashlib
-from typing import Any
+import base64
+import binascii
+from array import array
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
+from pyroaring import BitMap64
 
-RUNS_MAX = 512
+RUNS_MAX: Final = 32
 """Most runs that are listed."""
+SET_BYTES_MAX: Final = 2_400_000
+"""Most bytes of a bitmap in one entry: with base64, and beside a piece in flight, it fits the entry's part."""
 
 Ids = npt.NDArray[np.int64]
 
+_ROW_BYTES = 2
+_CONTAINER_BYTES = 24
+_LONG_RUN = 8
 
-def runs_of(ids: Ids) -> Ids:
-    """Return the runs of consecutive ids in ``ids`` (n,) as an array (k, 2) of first and last, in the order given."""
+
+class RecordsError(ValueError):
+    """A stored set cannot be read, or is not of as many records as it says."""
+
+
+def bitmap_of(ids: Ids) -> BitMap64:
+    """Return the set of ascending ids (n,), none negative."""
+    found = BitMap64()
     if not len(ids):
-        return np.empty((0, 2), np.int64)
-    breaks = np.flatnonzero(np.diff(ids) != 1)
-    return np.stack([ids[np.concatenate(([0], breaks + 1))], ids[np.concatenate((breaks, [len(ids) - 1]))]], axis=1)
+        return found
+    breaks = np.flatnonzero(ids[1:] != ids[:-1] + 1)
+    if (len(breaks) + 1) * _LONG_RUN > len(ids):
+        return BitMap64(array("Q", ids.tobytes()))
+    for first, last in zip(*_edges(ids, breaks), strict=True):
+        found.add_range(first, last + 1)
+    return found
+
+
+def _edges(ids: Ids, breaks: npt.NDArray[np.intp]) -> tuple[list[int], list[int]]:
+    """Return the first and the last id of each run; a run ends at each of ``breaks``."""
+    return ids[np.concatenate(([0], breaks + 1))].tolist(), ids[np.concatenate((breaks, [len(ids) - 1]))].tolist()
+
+
+def ids_of(records: BitMap64) -> Ids:
+    """Return the ids of a set in ascending order (n,)."""
+    return np.frombuffer(records.to_array(), np.int64) if records else np.empty(0, np.int64)
+
+
+@dataclass(frozen=True, slots=True)
+class Portion:
+    """The records of one piece. ``bound``: bytes that they add to a bitmap at most."""
+
+    ids: BitMap64
+    bound: int
+
+
+def portion_of(ids: Ids) -> Portion:
+    """Return the portion of these ids (n,), none negative."""
+    touched = 1 + int(np.count_nonzero(np.diff(ids >> 16))) if len(ids) else 0
+    return Portion(bitmap_of(ids), _ROW_BYTES * len(ids) + _CONTAINER_BYTES * touched)
+
+
+NONE: Final = Portion(BitMap64(), 0)
 
 
 class RecordSet:
-    """The records of an answer so far."""
+    """The records of an answer, or of a stretch of one, so far."""
 
     def __init__(self) -> None:
-        self.rows = 0
-        self._runs: list[list[int]] | None = []
-        self._low: int | None = None
-        self._high: int | None = None
-        self._digest = hashlib.sha256()
+        self.bound = 0
+        """Bytes that its bitmap does not pass."""
+        self._ids = BitMap64()
 
-    def add(self, rows: int, runs: Ids) -> None:
-        """Add a piece: its number of rows and its runs."""
-        if not rows:
-            return
-        self.rows += rows
-        self._digest.update(np.ascontiguousarray(runs, dtype=">i8").tobytes())
-        low, high = int(runs[:, 0].min()), int(runs[:, 1].max())
-        self._low = low if self._low is None else min(self._low, low)
-        self._high = high if self._high is None else max(self._high, high)
-        if self._runs is None:
-            return
-        if len(self._runs) + len(runs) > RUNS_MAX + 1:
-            self._runs = None
-            return
-        for first, last in runs.tolist():
-            if self._runs and self._runs[-1][1] + 1 == first:
-                self._runs[-1][1] = last
-            else:
-                self._runs.append([first, last])
-        if len(self._runs) > RUNS_MAX:
-            self._runs = None
+    def add(self, portion: Portion) -> None:
+        """Add a piece's records."""
+        self.bound += portion.bound
+        self._ids |= portion.ids
 
     def as_json(self) -> dict[str, Any]:
-        """Return it for a log entry; ids are text. ``runs`` is absent where there are more than RUNS_MAX."""
-        value: dict[str, Any] = {"rows": self.rows}
-        if self.rows:
-            value["first"], value["last"] = str(self._low), str(self._high)
-            value["runs_sha256"] = self._digest.hexdigest()
-            if self._runs is not None:
-                value["runs"] = [[str(first), str(last)] for first, last in self._runs]
+        """Return it for a log entry; ids are text. Either ``runs`` or ``roaring`` says which records these are."""
+        value: dict[str, Any] = {"rows": len(self._ids)}
+        if not self._ids:
+            return value
+        ids = ids_of(self._ids)
+        value["first"], value["last"] = str(ids[0]), str(ids[-1])
+        breaks = np.flatnonzero(ids[1:] != ids[:-1] + 1)
+        if len(breaks) < RUNS_MAX:
+            value["runs"] = [[str(a), str(b)] for a, b in zip(*_edges(ids, breaks), strict=True)]
+        else:
+            self._ids.run_optimize()
+            value["roaring"] = base64.b64encode(self._ids.serialize()).decode()
         return value
+
+
+def read_set(value: Mapping[str, Any]) -> BitMap64:
+    """Return the set that :meth:`RecordSet.as_json` wrote.
+
+    Raises:
+        RecordsError: if it cannot be read, or is not of as many records as it says.
+    """
+    try:
+        rows = int(value["rows"])
+        if "roaring" in value:
+            found = BitMap64.deserialize(base64.b64decode(value["roaring"], validate=True))
+        else:
+            found = BitMap64()
+            for first, last in value.get("runs", ()):
+                found.add_range(int(first), int(last) + 1)
+    except (LookupError, TypeError, ValueError, OverflowError, binascii.Error) as error:
+        raise RecordsError("a set of records cannot be read") from error
+    if len(found) != rows:
+        raise RecordsError("a set of records is not of as many as it says")
+    return found

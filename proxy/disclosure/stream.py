@@ -14,11 +14,9 @@ from concurrent.futures import Executor
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
-import numpy as np
-
 from proxy.disclosure.coding import Coder
 from proxy.disclosure.plan import Place
-from proxy.disclosure.records import Ids, runs_of
+from proxy.disclosure.records import NONE, Portion, portion_of
 from proxy.disclosure.scope import Position, RowBlock, Scope
 
 AHEAD = 2
@@ -70,7 +68,7 @@ class Piece:
     sha256: str
     rows: int
     place: Place | None
-    runs: Ids
+    records: Portion
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,17 +88,17 @@ async def pieces(
     loop = asyncio.get_running_loop()
     digest = hashlib.sha256()
 
-    def work(block: RowBlock) -> tuple[bytes, Ids]:
-        return encoder.block(block), runs_of(block.record_ids)
+    def work(block: RowBlock) -> tuple[bytes, Portion]:
+        return encoder.block(block), portion_of(block.record_ids)
 
     def finish(data: bytes, last: bool) -> tuple[bytes, str]:
         digest.update(data)
         coded = coder.code(data) + coder.end() if last else coder.code(data)
         return coded, digest.hexdigest()
 
-    async def piece(data: bytes, rows: int, place: Place | None, runs: Ids, last: bool = False) -> Piece:
+    async def piece(data: bytes, rows: int, place: Place | None, records: Portion, last: bool = False) -> Piece:
         coded, sha256 = await loop.run_in_executor(executor, finish, data, last)
-        return Piece(coded, len(data), sha256, rows, place, runs)
+        return Piece(coded, len(data), sha256, rows, place, records)
 
     head = await loop.run_in_executor(executor, encoder.begin)
     left = order.limit
@@ -111,12 +109,12 @@ async def pieces(
         after = order.start.position if order.start and segment == first else None
         rows_of = _read(reader, order, order.scopes[segment], after, work, left)
         async with contextlib.aclosing(rows_of):  # type: ignore[type-var]
-            async for (data, runs), rows, position in rows_of:
-                yield await piece(head + data if head else data, rows, Place(segment, position), runs)
+            async for (data, records), rows, position in rows_of:
+                yield await piece(head + data if head else data, rows, Place(segment, position), records)
                 head = b""
                 left -= rows
     tail = await loop.run_in_executor(executor, encoder.end)
-    yield await piece(head + tail, 0, None, np.empty((0, 2), np.int64), last=True)
+    yield await piece(head + tail, 0, None, NONE, last=True)
 
 
 def _read(

@@ -113,7 +113,8 @@ async def test_a_whole_answer(executor: ThreadPoolExecutor) -> None:
     sink = await _run(case, executor)
     assert sink.headers == {"A": "b"}
     assert (case.outcome["state"], case.outcome["rows"], case.outcome["bytes"]) == ("complete", 95, len(sink.data))
-    assert case.outcome["records"]["runs"] == [["1", "95"]]
+    assert [p["records"]["runs"] for p in case.progress] == [[["1", "30"]], [["31", "60"]], [["61", "90"]]]
+    assert case.outcome["records"]["runs"] == [["91", "95"]], "each entry names the records since the one before it"
     assert case.events[-2:] == ["outcome", "end"], "the client sees the end only when the outcome is durable"
     assert case.events[0] == "read", "nothing is sent before the first piece is there"
 
@@ -252,6 +253,10 @@ async def test_resuming_at_any_checkpoint_gives_the_rest_once(executor: ThreadPo
         assert rows == list(range(1, 96))
 
 
+def _rows(sink: FakeSink) -> list[int]:
+    return [int(line) for line in sink.data.split(b"\n") if line.isdigit()]
+
+
 async def test_segments_follow_each_other_and_places_name_theirs(executor: ThreadPoolExecutor) -> None:
     case = Case(rows=15, scopes=(SCOPE, SCOPE))
     delivery = case.make(executor)
@@ -260,16 +265,20 @@ async def test_segments_follow_each_other_and_places_name_theirs(executor: Threa
     assert case.outcome["rows"] == 30
     assert [p["place"][0] for p in case.outcome["checkpoints"]] == ["0", "0", "1", "1"]
     later = Case(rows=15, scopes=(SCOPE, SCOPE), start=Place(1, Position(202610, 1, 10)))
+    sink = FakeSink(later.events)
     delivery = later.make(executor)
     await delivery.prepare(small=False)
-    await delivery.send(FakeSink(later.events), {})
+    await delivery.send(sink, {})
     assert later.outcome["records"]["runs"] == [["11", "15"]]
+    assert _rows(sink) == [11, 12, 13, 14, 15]
     # A position belongs to its own segment: the next one begins at its beginning; the limit is over all of them.
     middle = Case(rows=15, scopes=(SCOPE, SCOPE), start=Place(0, Position(202610, 1, 10)), limit=17)
+    sink = FakeSink(middle.events)
     delivery = middle.make(executor)
     await delivery.prepare(small=False)
-    await delivery.send(FakeSink(middle.events), {})
-    assert middle.outcome["records"]["runs"] == [["11", "15"], ["1", "12"]]
+    await delivery.send(sink, {})
+    assert _rows(sink) == [*range(11, 16), *range(1, 13)]
+    assert middle.outcome["records"]["runs"] == [["1", "15"]], "the fake's segments hold the same records"
     assert middle.outcome["state"] == "limited"
 
 

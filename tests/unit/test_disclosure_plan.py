@@ -1,15 +1,13 @@
-"""Segments of a permit, and the record set of an answer: pure arithmetic against the plain meaning."""
+"""Segments of a permit: pure arithmetic against the plain meaning."""
 
 from __future__ import annotations
 
 from itertools import pairwise
 
-import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from proxy.disclosure.plan import Place, digest, place_of, scope, segments
-from proxy.disclosure.records import RUNS_MAX, RecordSet, runs_of
 from proxy.disclosure.scope import Position
 from proxy.policy import Action, OcnWindow, Permit, Purpose
 from schema.fields import DisclosureClass
@@ -63,36 +61,3 @@ def test_a_place_survives_the_log() -> None:
     place = Place(3, Position(202611, 2**40, 2**62))
     assert place_of(place.as_list()) == place
     assert all(isinstance(v, str) for v in place.as_list())
-
-
-@settings(max_examples=300, deadline=None)
-@given(st.lists(st.lists(st.integers(1, 60), unique=True, max_size=20).map(sorted), max_size=5))
-def test_runs_hold_exactly_the_ids(blocks: list[list[int]]) -> None:
-    records = RecordSet()
-    for ids in blocks:
-        array = np.array(ids, np.int64)
-        records.add(len(ids), runs_of(array))
-    value = records.as_json()
-    flat = [i for ids in blocks for i in ids]
-    assert value["rows"] == len(flat)
-    if flat:
-        assert (value["first"], value["last"]) == (str(min(flat)), str(max(flat)))
-        assert [i for a, b in value["runs"] for i in range(int(a), int(b) + 1)] == flat
-    else:
-        assert set(value) == {"rows"}
-
-
-def test_ragged_ids_are_not_listed_but_still_counted_and_digested() -> None:
-    def of(step: int, count: int) -> dict[str, object]:
-        records = RecordSet()
-        for start in range(0, count, 100):
-            ids = np.arange(start, start + 100, dtype=np.int64) * step
-            records.add(100, runs_of(ids))
-        return records.as_json()
-
-    ragged = of(2, 2_000)
-    assert "runs" not in ragged
-    assert (ragged["rows"], ragged["first"], ragged["last"]) == (2_000, "0", "3998")
-    assert ragged["runs_sha256"] != of(3, 2_000)["runs_sha256"]
-    assert of(1, 2_000)["runs"] == [["0", "1999"]]
-    assert "runs" in of(2, RUNS_MAX - RUNS_MAX % 100)
