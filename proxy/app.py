@@ -20,6 +20,7 @@ from aiohttp import web
 from keys.datakeys import DataKeys
 from keys.errors import KeysError
 from keys.file_provider import FileProvider
+from keys.notes import NoteError, check_name
 from keys.signing import SigningKeys
 from proxy import logs, metrics, problems
 from proxy.config import Config, ConfigError
@@ -31,6 +32,10 @@ from proxy.disclosure.reader import StoreReader
 from proxy.disclosure.service import Disclosure, Settings
 from proxy.health import Check, Health, Refresher
 from proxy.ledger.batch import KEY_CLASSES as LOG_CLASSES
+from proxy.ledger.checkpoints import default_origin
+from proxy.ledger.http import LogFiles
+from proxy.ledger.published import Published
+from proxy.ledger.publisher import LogKeys, Publisher
 from proxy.ledger.service import Ledger, LedgerError, RefusalSummary
 from proxy.oauth import http as oauth
 from proxy.oauth.errors import REASONS, AuthError
@@ -45,6 +50,10 @@ DRAIN_S = 20.0
 """How long open answers may go on when the gateway stops, seconds."""
 POOL_SIZES = {Role.BILLING: 6, Role.LOG: 3, Role.OAUTH: 6, Role.MONITOR: 2}
 """Most connections of each role."""
+PUBLISHER_POOL = 3
+"""Further ones of role LOG: the publisher's, the follower's, and one for proofs to witnesses."""
+AUDITOR_POOL = 2
+"""And those that strangers' questions for tiles have to make do with."""
 STATEMENT_S = 30
 CONNECT_S = 10.0
 
@@ -75,11 +84,13 @@ def application(
     disclosure: Disclosure,
     auth_error: type[Exception],
     authorization: Callable[[web.Application], Guard],
+    log: LogFiles | None = None,
 ) -> web.Application:
-    """Return the public application: API, authorization server, problem pages, behind the common middlewares.
+    """Return the public application: API, authorization server, log, problem pages, behind the common middlewares.
 
     Args:
         authorization: adds the authorization server's routes and returns the guard of the API.
+        log: serves what auditors fetch.
     """
 
     def on_unknown(_: web.Request, error: Exception) -> None:
@@ -94,6 +105,8 @@ def application(
         ],
     )
     Api(disclosure, authorization(app)).setup(app)
+    if log is not None:
+        log.setup(app)
     app.router.add_get(problems.PATH + "{code}", problems.page, allow_head=False)
     return app
 
@@ -181,6 +194,8 @@ class Gateway:
         ledger = Ledger(pools[Role.LOG], keys, config.log_group_max)
         await ledger.start()
         stack.push_async_callback(ledger.close)
+        published = await self._publish(ledger, LogKeys(signing))
+        strangers = await stack.enter_async_context(_pool(config, Role.LOG, AUDITOR_POOL))
         summary = RefusalSummary(ledger.append, REASONS)
         await summary.start()
         stack.push_async_callback(_close_summary, summary)
@@ -208,12 +223,14 @@ class Gateway:
             )
             return Peers(guard, spending)
 
-        app = self._app = application(config.issuer, self._disclosure, AuthError, authorization)
+        app = self._app = application(
+            config.issuer, self._disclosure, AuthError, authorization, LogFiles(published, strangers)
+        )
         self.refresher = Refresher(pools[Role.MONITOR])
         await self.refresher.start()
         stack.push_async_callback(self.refresher.stop)
         # Health first, so that an operator sees a gateway that is not ready; then the door is opened.
-        self._health = Health(self._checks(pools, provider, ledger))
+        self._health = Health(self._checks(pools, provider, ledger, published))
         self._operator = Listener(self._health.app(), config.metrics_host, config.metrics_port, config.issuer)
         stack.push_async_callback(self._operator.stop)
         await self._operator.start()
@@ -229,7 +246,26 @@ class Gateway:
             raise ConfigError("without tls_cert the API listens on a loopback address only (behind a TLS proxy)")
         return None
 
-    def _checks(self, pools: Mapping[Role, asyncpg.Pool], provider: FileProvider, ledger: Ledger) -> dict[str, Check]:
+    async def _publish(self, ledger: Ledger, keys: LogKeys) -> Published:
+        """Hold the log against what was served of it, before anything can be appended; then follow and publish."""
+        config, stack = self._config, self._stack
+        pool = await stack.enter_async_context(_pool(config, Role.LOG, PUBLISHER_POOL))
+        try:
+            origin = check_name(config.log_origin or default_origin(config.issuer))
+        except NoteError as error:
+            raise ConfigError(f"log_origin: {error}") from error
+        published = Published(pool, keys, ledger, config.log_dir, origin)
+        await published.start()
+        stack.push_async_callback(published.stop)
+        publisher = Publisher(pool, keys, ledger.halt, config.log_publish_s, published=published.wake)
+        if ledger.halted is None:
+            await publisher.start()
+            stack.push_async_callback(publisher.stop)
+        return published
+
+    def _checks(
+        self, pools: Mapping[Role, asyncpg.Pool], provider: FileProvider, ledger: Ledger, published: Published
+    ) -> dict[str, Check]:
         def reach(pool: asyncpg.Pool) -> Check:
             async def check() -> None:
                 await pool.fetchval("SELECT 1")
@@ -247,7 +283,7 @@ class Gateway:
                 await _current(conn)
 
         checks = {f"database_{role.name.lower()}": reach(pool) for role, pool in pools.items()}
-        return {**checks, "migrations": migrations, "keyring": keyring, "log": log}
+        return {**checks, "migrations": migrations, "keyring": keyring, "log": log, "log_published": published.check}
 
 
 async def build(config: Config) -> Gateway:
@@ -279,11 +315,11 @@ def is_loopback(host: str) -> bool:
     return host in ("localhost", "::1") or host.startswith("127.")
 
 
-def _pool(config: Config, role: Role, **settings: str) -> asyncpg.Pool:
+def _pool(config: Config, role: Role, most: int | None = None, **settings: str) -> asyncpg.Pool:
     return asyncpg.create_pool(
         config.role_url(role),
         min_size=1,
-        max_size=POOL_SIZES[role],
+        max_size=most or POOL_SIZES[role],
         timeout=CONNECT_S,
         command_timeout=STATEMENT_S + 5,
         server_settings={

@@ -50,6 +50,8 @@ class Config:
     progress_rows: int = _doc(1_000_000, "a progress entry is logged before each further so many rows")
     decode_threads: int = _doc(2, "threads that open, decode and encode records")
     log_group_max: int = _doc(512, "most log entries of one transaction")
+    log_origin: str = _doc("", "name the log is signed under (C2SP tlog-checkpoint); empty: the issuer's host + /log")
+    log_publish_s: float = _doc(0.5, "time between two checkpoints of the log, seconds")
     log_retention_floor_months: int = _doc(24, "openings of the log are kept for at least so many months (at least 1)")
 
     def path(self, name: str) -> Path:
@@ -60,6 +62,11 @@ class Config:
     def keyring_dir(self) -> Path:
         """Directory of the file provider's keyring."""
         return self.path("keys")
+
+    @property
+    def log_dir(self) -> Path:
+        """Directory of the log's anchor file."""
+        return self.path("log")
 
     @property
     def roles_file(self) -> Path:
@@ -108,9 +115,13 @@ def load(home: Path | None = None, environ: dict[str, str] | None = None, **over
     values.update(overrides)
     values["home"] = root
     for name, value in values.items():
-        if isinstance(known[name].default, int) and not isinstance(value, int):
-            try:
+        default = known[name].default
+        try:
+            if isinstance(default, int) and not isinstance(value, int):
                 values[name] = int(value)
-            except ValueError as error:
-                raise ConfigError(f"{name} must be a whole number, not {value!r}") from error
+            elif isinstance(default, float):
+                values[name] = float(value)
+        except ValueError as error:
+            kind = "whole number" if isinstance(default, int) else "number"
+            raise ConfigError(f"{name} must be a {kind}, not {value!r}") from error
     return Config(**values)

@@ -42,6 +42,13 @@ LOG_GROUP = Histogram(
 )
 LOG_FAILURES = Counter("tollgate_log_append_failures", "Entries that could not be made durable", registry=REGISTRY)
 LOG_SIZE = Gauge("tollgate_log_entries", "Entries in the access log as last seen", registry=REGISTRY)
+LOG_HALTED = Gauge("tollgate_log_halted", "1 where the access log was halted: nothing is disclosed", registry=REGISTRY)
+LOG_CHECKPOINTS = Counter("tollgate_log_checkpoints", "Checkpoints signed by this process", registry=REGISTRY)
+LOG_PUBLISH_FAILURES = Counter("tollgate_log_publish_failures", "Failed rounds of the publisher", registry=REGISTRY)
+LOG_PUBLISHED = Gauge("tollgate_log_published_entries", "Size of the checkpoint that is served", registry=REGISTRY)
+LOG_PUBLISHED_AT = Gauge(
+    "tollgate_log_published_timestamp_seconds", "When a new checkpoint was last served", registry=REGISTRY
+)
 KEY_OPERATIONS = Counter(
     "tollgate_key_operations", "Calls to the key provider", ("operation", "outcome"), registry=REGISTRY
 )

@@ -16,7 +16,8 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from proxy.ledger import tree
-from proxy.ledger.tree import HASH_LEN, Read
+from proxy.ledger.tree import HASH_LEN as HASH_LEN
+from proxy.ledger.tree import Read
 
 HEIGHT = 8
 WIDTH = 1 << HEIGHT

@@ -135,6 +135,7 @@ class GroupWriter:
         """Take nothing more, for good; the first reason stays."""
         if self._halted is None:
             self._halted = reason
+            metrics.LOG_HALTED.set(1)
             logs.event(_LOG, logging.CRITICAL, "ledger.halted", reason=reason)
             self._refuse_waiting(self._halted_message())
 
