@@ -206,6 +206,8 @@ class OpenedEntry:
     request: dict[str, Any] | None
     outcome: dict[str, Any] | None
     records: dict[str, Any] | None
+    leaf: bytes = b""
+    """Its Merkle leaf hash, as computed from the header: what a proof is made for."""
 
     def as_json(self) -> dict[str, Any]:
         """Return the entry as JSON values (for an answer or a command's output)."""

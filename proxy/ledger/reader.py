@@ -111,4 +111,5 @@ def _open_row(row: asyncpg.Record, openings: Mapping[tuple[str, int], bytes]) ->
         parts["request"],
         parts["outcome"],
         parts["records"],
+        bytes(row["leaf_hash"]),
     )

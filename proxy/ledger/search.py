@@ -55,6 +55,7 @@ class Query:
         last: before this time, aware.
         after: its index is greater.
         limit: most entries that are returned.
+        page: entries that are opened at once (default PAGE); fewer where each may name many records.
     """
 
     tags: tuple[Tag, ...] = ()
@@ -66,6 +67,7 @@ class Query:
     last: datetime | None = None
     after: int = -1
     limit: int = 100
+    page: int | None = None
 
     def __post_init__(self) -> None:
         if self.limit < 1:
@@ -189,7 +191,7 @@ class Search:
 
     async def _all(self, conn: asyncpg.Connection, query: Query, low: int, high: int) -> AsyncIterator[_Page]:
         kinds = [kind.value for kind in query.kinds] or None
-        while rows := [row for row in await conn.fetch(sql.READ, low, PAGE, kinds) if row["idx"] < high]:
+        while rows := [row for row in await conn.fetch(sql.READ, low, query.page or PAGE, kinds) if row["idx"] < high]:
             low = rows[-1]["idx"]
             yield _Page(rows, len(rows), low)
 
@@ -206,7 +208,7 @@ class Search:
             end = min(high, await conn.fetchval(sql.FIRST_AT, _start(_next(month))))
             # A month's tags stand in no other month.
             low = max(low, await conn.fetchval(sql.FIRST_AT, _start(month)) - 1)
-            while found := await conn.fetch(sql.FIND, value, low, end, PAGE):
+            while found := await conn.fetch(sql.FIND, value, low, end, query.page or PAGE):
                 low = found[-1]["idx"]
                 rows = await conn.fetch(sql.READ_AT, [row["idx"] for row in found])
                 yield _Page([row for row in rows if _bears(row, columns)], len(rows), low)
