@@ -1,0 +1,1 @@
+"""Checking the access log from what stands (deploy/docs/integrity.md)."""
