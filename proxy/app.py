@@ -34,9 +34,12 @@ from proxy.health import Check, Health, Refresher
 from proxy.ledger.batch import KEY_CLASSES as LOG_CLASSES
 from proxy.ledger.checkpoints import default_origin
 from proxy.ledger.http import LogFiles
+from proxy.ledger.proving import Receipts
 from proxy.ledger.published import Published
 from proxy.ledger.publisher import LogKeys, Publisher
 from proxy.ledger.service import Ledger, LedgerError, RefusalSummary
+from proxy.ledger.witnesses import Witnesses, check_quorum, parse_witnesses
+from proxy.ledger.witnesswatch import WitnessWatch
 from proxy.oauth import http as oauth
 from proxy.oauth.errors import REASONS, AuthError
 from proxy.peers import Peers
@@ -50,8 +53,8 @@ DRAIN_S = 20.0
 """How long open answers may go on when the gateway stops, seconds."""
 POOL_SIZES = {Role.BILLING: 6, Role.LOG: 3, Role.OAUTH: 6, Role.MONITOR: 2}
 """Most connections of each role."""
-PUBLISHER_POOL = 3
-"""Further ones of role LOG: the publisher's, the follower's, and one for proofs to witnesses."""
+PUBLISHER_POOL = 4
+"""Further ones of role LOG: the publisher's, the follower's, one for proofs to witnesses, one to watch them."""
 AUDITOR_POOL = 2
 """And those that strangers' questions for tiles have to make do with."""
 STATEMENT_S = 30
@@ -85,12 +88,14 @@ def application(
     auth_error: type[Exception],
     authorization: Callable[[web.Application], Guard],
     log: LogFiles | None = None,
+    receipts: Receipts | None = None,
 ) -> web.Application:
     """Return the public application: API, authorization server, log, problem pages, behind the common middlewares.
 
     Args:
         authorization: adds the authorization server's routes and returns the guard of the API.
         log: serves what auditors fetch.
+        receipts: gives clients theirs.
     """
 
     def on_unknown(_: web.Request, error: Exception) -> None:
@@ -104,7 +109,7 @@ def application(
             hygiene,
         ],
     )
-    Api(disclosure, authorization(app)).setup(app)
+    Api(disclosure, authorization(app), receipts).setup(app)
     if log is not None:
         log.setup(app)
     app.router.add_get(problems.PATH + "{code}", problems.page, allow_head=False)
@@ -254,10 +259,39 @@ class Gateway:
             origin = check_name(config.log_origin or default_origin(config.issuer))
         except NoteError as error:
             raise ConfigError(f"log_origin: {error}") from error
-        published = Published(pool, keys, ledger, config.log_dir, origin)
+        configured = parse_witnesses(config.log_witnesses)
+        check_quorum(configured, config.log_witness_quorum, bool(config.log_witness_required))
+        witnesses = Witnesses(configured)
+        stack.push_async_callback(witnesses.close)
+        published = Published(
+            pool,
+            keys,
+            ledger,
+            config.log_dir,
+            origin,
+            witnesses=witnesses.keys,
+            quorum=config.log_witness_quorum,
+        )
         await published.start()
         stack.push_async_callback(published.stop)
-        publisher = Publisher(pool, keys, ledger.halt, config.log_publish_s, published=published.wake)
+        watch = WitnessWatch(
+            pool,
+            ledger,
+            lambda: 0 if published.served is None else published.served.size,
+            [witness.name for witness in configured],
+            required=bool(config.log_witness_required),
+            max_age_s=config.log_witness_max_age_s,
+        )
+        await watch.start()
+        stack.push_async_callback(watch.stop)
+        publisher = Publisher(
+            pool,
+            keys,
+            ledger.halt,
+            config.log_publish_s,
+            published=published.wake,
+            witnesses=witnesses if configured else None,
+        )
         if ledger.halted is None:
             await publisher.start()
             stack.push_async_callback(publisher.stop)
@@ -278,12 +312,23 @@ class Gateway:
         async def log() -> None:
             await ledger.size()
 
+        async def witnessed() -> None:
+            if reason := ledger.paused:
+                raise LedgerError(f"the log is paused: {reason}")
+
         async def migrations() -> None:
             async with pools[Role.MONITOR].acquire() as conn:
                 await _current(conn)
 
         checks = {f"database_{role.name.lower()}": reach(pool) for role, pool in pools.items()}
-        return {**checks, "migrations": migrations, "keyring": keyring, "log": log, "log_published": published.check}
+        return {
+            **checks,
+            "migrations": migrations,
+            "keyring": keyring,
+            "log": log,
+            "log_published": published.check,
+            "log_witnessed": witnessed,
+        }
 
 
 async def build(config: Config) -> Gateway:

@@ -52,6 +52,12 @@ class Config:
     log_group_max: int = _doc(512, "most log entries of one transaction")
     log_origin: str = _doc("", "name the log is signed under (C2SP tlog-checkpoint); empty: the issuer's host + /log")
     log_publish_s: float = _doc(0.5, "time between two checkpoints of the log, seconds")
+    log_witnesses: str = _doc("", "who cosigns the log's checkpoints: for each its key, a space, its URL (witness.md)")
+    log_witness_quorum: int = _doc(0, "cosignatures that a checkpoint needs before it is published")
+    log_witness_required: int = _doc(0, "1: without a published checkpoint nothing is disclosed; 0: metric and alert")
+    log_witness_max_age_s: int = _doc(
+        300, "how old an unpublished entry may be before `log_witness_required` acts, seconds"
+    )
     log_retention_floor_months: int = _doc(24, "openings of the log are kept for at least so many months (at least 1)")
 
     def path(self, name: str) -> Path:

@@ -49,6 +49,19 @@ LOG_PUBLISHED = Gauge("tollgate_log_published_entries", "Size of the checkpoint 
 LOG_PUBLISHED_AT = Gauge(
     "tollgate_log_published_timestamp_seconds", "When a new checkpoint was last served", registry=REGISTRY
 )
+LOG_WITNESS_REQUESTS = Counter(
+    "tollgate_log_witness_requests", "Cosignatures asked of witnesses", ("witness", "outcome"), registry=REGISTRY
+)
+LOG_WITNESS_CONTRADICTIONS = Counter(
+    "tollgate_log_witness_contradictions", "Witnesses that hold another tree", ("witness",), registry=REGISTRY
+)
+LOG_WITNESS_LAG = Gauge(
+    "tollgate_log_witness_lag_seconds",
+    "Age of the oldest entry a witness has not cosigned",
+    ("witness",),
+    registry=REGISTRY,
+)
+LOG_UNPUBLISHED = Gauge("tollgate_log_unpublished_seconds", "Age of the oldest entry not published", registry=REGISTRY)
 KEY_OPERATIONS = Counter(
     "tollgate_key_operations", "Calls to the key provider", ("operation", "outcome"), registry=REGISTRY
 )

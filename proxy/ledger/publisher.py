@@ -19,19 +19,19 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import Protocol
+from collections.abc import Callable
 
 import asyncpg
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from keys.errors import KeysError
-from keys.notes import Checkpoint, Signer, VerifierKey, sign
+from keys.notes import Checkpoint, Note, Signer, VerifierKey, sign
 from keys.signing import SigningKeys
 from proxy import logs, metrics
 from proxy.ledger import checkpoints, tiles, tree
 from proxy.ledger.checkpoints import RECOVER, LogInconsistent, Origin, Stored
 from proxy.ledger.tiles import Edge
+from proxy.ledger.witnesses import Prove, Witnesses
 
 LOCK = 0x746F6C6C676C6F67
 """Key of the session-level advisory lock that the publisher holds ("tollglog"); advisory locks are per database."""
@@ -52,27 +52,6 @@ AWAY = (
     asyncpg.PostgresError,
 )
 """What may be otherwise in the next round."""
-
-Prove = Callable[[int], Awaitable[list[bytes]]]
-"""The consistency proof from an older size to the checkpoint's."""
-
-
-class Witnesses(Protocol):
-    """Whoever asks the configured witnesses for cosignatures.
-
-    It is asked after every round, with the newest checkpoint, and never twice at once; which of its witnesses it asks
-    then, which it leaves in peace for a while and which have answered already is its own affair.
-    """
-
-    def cosign(self, note: bytes, size: int, prove: Prove) -> AsyncIterator[tuple[str, str]]:
-        """Give (witness's name, signature line) as the answers come; verified; gives up by itself.
-
-        Args:
-            note: the signed checkpoint.
-            size: its size.
-            prove: makes the consistency proof from the size that a witness holds.
-        """
-        ...
 
 
 class LogKeys:
@@ -134,6 +113,7 @@ class Publisher:
         self._last: Stored | None = None
         self._task: asyncio.Task[None] | None = None
         self._asking: asyncio.Task[None] | None = None
+        self._broken: str | None = None
 
     async def start(self) -> None:
         """Begin the rounds."""
@@ -171,22 +151,33 @@ class Publisher:
             raise
 
     async def ask(self) -> None:
-        """Ask the witnesses about the newest checkpoint."""
+        """Ask the witnesses about the newest checkpoint.
+
+        Raises:
+            LogInconsistent: one of them holds a checkpoint that this log's key signed and that is not of this tree.
+        """
         last = self._last
         if self._witnesses is None or last is None:
             return
-        async for witness, line in self._witnesses.cosign(last.note, last.size, self._prover(last.size)):
+
+        async def store(witness: str, line: str) -> None:
             async with self._pool.acquire(timeout=ROUND_S) as conn:
                 await checkpoints.add_cosignature(conn, last, witness, line)
             self._published()
 
+        await self._witnesses.cosign(last.note, last.size, self._prover(last.size), store, self._contradicted)
+
     async def _run(self) -> None:
         warned = False
         while True:
+            if self._broken is not None:
+                self._halt(self._broken)
+                await self._drop()
+                return
             try:
-                await self.once()
+                leading = await self.once() is not None
                 warned = False
-                if self._witnesses is not None and (self._asking is None or self._asking.done()):
+                if leading and self._witnesses is not None and (self._asking is None or self._asking.done()):
                     self._asking = asyncio.create_task(self._ask(), name="log witnesses")
             except LogInconsistent as error:
                 self._halt(str(error))
@@ -201,8 +192,46 @@ class Publisher:
     async def _ask(self) -> None:
         try:
             await self.ask()
+        except LogInconsistent as error:
+            self._broken = str(error)
         except Exception as error:
             logs.event(_LOG, logging.WARNING, "log.cosignature_unwritten", error)
+
+    async def _contradicted(self, witness: str, note: Note) -> bool:
+        """Hold the tree against what a witness holds. The log's own signature is the proof; a witness cannot make it.
+
+        What was shown to a witness was committed before, so it stands in a sound database, whoever publishes now.
+
+        Returns:
+            Whether it is a checkpoint of this tree; False where the log has not signed it, and it proves nothing.
+
+        Raises:
+            LogInconsistent: the log has signed it, and it is not.
+        """
+        origin = self._origin
+        assert origin is not None
+        try:
+            keys = await asyncio.to_thread(self._keys.verifiers, origin.name)
+            checkpoint = checkpoints.verified(str(note).encode(), origin.name, keys)
+        except LogInconsistent:
+            logs.event(_LOG, logging.WARNING, "log.witness_proves_nothing", witness=witness)
+            return False
+        async with self._pool.acquire(timeout=ROUND_S) as conn:
+            newest = await checkpoints.newest(conn, origin.epoch)
+            size = 0 if newest is None else newest.size
+            if checkpoint.size > size:
+                raise LogInconsistent(
+                    f"witness {witness} holds a checkpoint of size {checkpoint.size} with this log's signature, and the"
+                    f" database's newest is of size {size}: {RECOVER}"
+                )
+            root = await tiles.compute(
+                lambda wanted: checkpoints.fetch(conn, wanted), size, lambda read: tree.root_at(checkpoint.size, read)
+            )
+        if root != checkpoint.root:
+            raise LogInconsistent(
+                f"witness {witness} holds another root of size {checkpoint.size} with this log's signature: {RECOVER}"
+            )
+        return True
 
     async def _lead(self) -> bool:
         if self._conn is not None and self._conn.is_closed():

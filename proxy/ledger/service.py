@@ -8,6 +8,7 @@ the head, and cannot change or remove what stands; only the database's owner can
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Collection, Sequence
 from datetime import UTC, datetime
 from typing import Any
@@ -18,7 +19,7 @@ import asyncpg
 from keys.datakeys import DataKeys
 from keys.errors import KeysError
 from keys.provider import Period
-from proxy import metrics
+from proxy import logs, metrics
 from proxy.ledger import encoding, sql
 from proxy.ledger.batch import TAG_CLASS, MonthKeys, place, prepare
 from proxy.ledger.encoding import Encoded, encode
@@ -35,7 +36,7 @@ from proxy.ledger.model import (
     Tag,
     month_of,
 )
-from proxy.ledger.reader import open_rows
+from proxy.ledger.reader import WholeEntry, open_rows, open_whole
 from proxy.ledger.summary import RefusalSummary
 from proxy.ledger.writer import GroupWriter
 
@@ -56,6 +57,8 @@ _THREAD_ITEMS = 500
 """An entry with more values than about this is encoded off the event loop."""
 
 _BATCH_MAX = 512
+
+_LOG = logs.get("ledger")
 
 
 class Ledger:
@@ -82,6 +85,7 @@ class Ledger:
     ) -> None:
         self._pool = pool
         self._keys = keys
+        self._paused: str | None = None
         self._months = MonthKeys(pool, keys)
         self._writer = GroupWriter(
             pool,
@@ -116,6 +120,25 @@ class Ledger:
         """
         self._writer.halt(reason)
 
+    def pause(self, reason: str | None) -> None:
+        """Take nothing new until told otherwise; what waits is written.
+
+        Args:
+            reason: why, in words of ours; None ends the pause.
+        """
+        if reason != self._paused:
+            logs.event(_LOG, logging.ERROR if reason else logging.INFO, "ledger.paused", reason=reason)
+            self._paused = reason
+
+    @property
+    def paused(self) -> str | None:
+        """Why nothing new is taken for now; None where it is."""
+        return self._paused
+
+    def _refuse_paused(self) -> None:
+        if self._paused is not None:
+            raise LedgerUnavailable(f"the access log is paused: {self._paused}")
+
     @property
     def halted(self) -> str | None:
         """Why nothing is taken any more; None where all is well."""
@@ -129,8 +152,9 @@ class Ledger:
 
         Raises:
             EntryError: if the entry cannot be written as it is (a part over 1 MiB, a float ...).
-            LedgerUnavailable: if it is not known to be durable, or the log is halted. Disclose nothing.
+            LedgerUnavailable: if it is not known to be durable, or the log is halted or paused. Disclose nothing.
         """
+        self._refuse_paused()
         if _many(entry):
             encoded = await asyncio.to_thread(encode, entry)
         else:
@@ -154,6 +178,7 @@ class Ledger:
         if not conn.is_in_transaction():
             raise LedgerError("append_in needs an open transaction")
         self._writer.refuse_halted()
+        self._refuse_paused()
         if not entries:
             return []
         encoded = [encode(entry) for entry in entries]
@@ -219,12 +244,10 @@ class Ledger:
         Raises:
             LedgerBroken: if an entry is not what it commits to.
         """
-        async with self._pool.acquire() as conn:
-            entries = await open_rows(conn, self._keys, await conn.fetch(sql.READ_ACCESS, access_id))
-        own = [e for e in entries if e.actor is not None and e.actor.get("client_id") == client_id]
-        # Of two parties in one access (never, but for a defect) neither sees anything.
-        if not own or len(own) != len(entries):
+        whole = await self.whole(access_id, client_id)
+        if whole is None:
             return None
+        own = [each.entry for each in whole]
         by_kind = {e.kind: e.as_json() for e in own}
         return {
             "access_id": str(access_id),
@@ -234,6 +257,18 @@ class Ledger:
             "outcome": by_kind.get(Kind.ACCESS_OUTCOME),
             "denied": by_kind.get(Kind.ACCESS_DENIED),
         }
+
+    async def whole(self, access_id: UUID, client_id: str) -> list[WholeEntry] | None:
+        """Return the entries of a client's own access in order, with the bytes they were hashed from; else None.
+
+        Raises:
+            LedgerBroken: if an entry is not what it commits to.
+        """
+        async with self._pool.acquire() as conn:
+            whole = await open_whole(conn, self._keys, await conn.fetch(sql.READ_ACCESS, access_id))
+        own = [w for w in whole if w.entry.actor is not None and w.entry.actor.get("client_id") == client_id]
+        # Of two parties in one access (never, but for a defect) neither sees anything.
+        return own if own and len(own) == len(whole) else None
 
     async def find(
         self, tag: Tag, *, first: datetime, last: datetime, after: int = -1, limit: int = 100

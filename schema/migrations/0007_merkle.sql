@@ -38,6 +38,7 @@ CREATE TABLE tollgate.log_cosignature (
     line bytea NOT NULL, -- the signature line as the witness gave it
     PRIMARY KEY (epoch, size, witness)
 );
+CREATE INDEX log_cosignature_latest ON tollgate.log_cosignature (epoch, witness, size); -- how far a witness has come
 
 GRANT SELECT, INSERT ON tollgate.log_origin, tollgate.log_tile, tollgate.log_checkpoint, tollgate.log_cosignature
     TO tollgate_log;

@@ -69,14 +69,14 @@ def test_the_units_are_valid_and_tight(tmp_path: Path) -> None:
         (tmp_path / unit.name).write_text(unit.read_text().replace("/opt/tollgate/bin/tollgate", str(program)))
     done = run("systemd-analyze", "verify", *sorted(tmp_path.iterdir()))
     assert (done.returncode, done.stderr.strip()) == (0, "")
-    for name in ("tollgate.service", "tollgate-roll.service"):
+    for name in ("tollgate.service", "tollgate-roll.service", "tollgate-witness.service"):
         done = run("systemd-analyze", "security", "--offline=true", "--threshold=20", tmp_path / name)
         assert done.returncode == 0, done.stdout
 
 
 def test_the_commands_that_units_and_images_run_exist() -> None:
     for unit in (DEPLOY / "systemd").glob("*.service"):
-        command = re.search(r"^ExecStart=/opt/tollgate/bin/tollgate (\w+)$", unit.read_text(), re.M)
+        command = re.search(r"^ExecStart=/opt/tollgate/bin/tollgate (\w+)( .*)?$", unit.read_text(), re.M)
         assert command, unit
         done = run(sys.executable, "-m", "proxy.cli.main", command[1], "--help")
         assert done.returncode == 0, done.stderr
