@@ -228,9 +228,8 @@ class Gateway:
             )
             return Peers(guard, spending)
 
-        app = self._app = application(
-            config.issuer, self._disclosure, AuthError, authorization, LogFiles(published, strangers)
-        )
+        log, receipts = LogFiles(published, strangers), Receipts(ledger, published, pools[Role.LOG])
+        app = self._app = application(config.issuer, self._disclosure, AuthError, authorization, log, receipts)
         self.refresher = Refresher(pools[Role.MONITOR])
         await self.refresher.start()
         stack.push_async_callback(self.refresher.stop)

@@ -131,7 +131,7 @@ def _apart(value: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     return shown, records
 
 
-def looked_up(access_id: UUID, actor: Actor) -> Entry:
-    """Return the entry of a client's look at one of its own accesses."""
-    request = {"what": "access", "access_id": str(access_id)}
+def looked_up(access_id: UUID, actor: Actor, what: str = "access") -> Entry:
+    """Return the entry of a client's look at one of its own accesses (``access``), or at its ``proof``."""
+    request = {"what": what, "access_id": str(access_id)}
     return Entry(Kind.LOG_READ, actor.as_json(), request, {}, tags=actor.tags())

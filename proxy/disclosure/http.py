@@ -1,4 +1,4 @@
-"""The API of peers: ``GET /v1/cdrs``, ``POST /v1/cdrs/search``, ``GET /v1/accesses/{id}`` (schema/openapi.yaml).
+"""The API of peers: ``/v1/cdrs``, ``/v1/cdrs/search``, ``/v1/accesses/{id}`` and its ``/proof`` (schema/openapi.yaml).
 
 The order within a request: authenticate → parse → decide → intent → first read → stream → outcome. Nothing the caller
 wrote is echoed; nothing of the query or body is logged outside the access log's sealed parts.
@@ -23,6 +23,9 @@ from proxy.disclosure.entries import Actor
 from proxy.disclosure.ports import Grant, Guard, holding_of
 from proxy.disclosure.query import Asked, QueryError, read_pull, read_search
 from proxy.disclosure.service import Busy, Caller, Denied, Disclosure, Form, Opened, QuotaSpent
+from proxy.ledger.proving import Receipts
+from proxy.ledger.published import NotPublished
+from proxy.ledger.receipts import MEDIA_TYPE as RECEIPT_TYPE
 from proxy.problems import Problem
 
 BODY_S = 10.0
@@ -69,15 +72,18 @@ class ResponseSink:
 class Api:
     """The handlers."""
 
-    def __init__(self, disclosure: Disclosure, guard: Guard) -> None:
+    def __init__(self, disclosure: Disclosure, guard: Guard, receipts: Receipts | None = None) -> None:
         self._disclosure = disclosure
         self._guard = guard
+        self._receipts = receipts
 
     def setup(self, app: web.Application) -> None:
         """Add the routes."""
         app.router.add_get("/v1/cdrs", self.pull, allow_head=False)
         app.router.add_post("/v1/cdrs/search", self.search)
         app.router.add_get("/v1/accesses/{id}", self.access, allow_head=False)
+        if self._receipts is not None:
+            app.router.add_get("/v1/accesses/{id}/proof", self.proof, allow_head=False)
 
     async def pull(self, request: web.Request) -> web.StreamResponse:
         """GET /v1/cdrs."""
@@ -97,6 +103,29 @@ class Api:
 
     async def access(self, request: web.Request) -> web.StreamResponse:
         """GET /v1/accesses/{id}: what was sent, for the client that it was sent to."""
+        grant, access_id = await self._looking(request, "access")
+        found = await accesses.look(self._disclosure, access_id, grant.client_id)
+        if found is None:
+            raise Problem("not_found")
+        request[ACCESS] = str(access_id)
+        return web.json_response(found, headers={"Cache-Control": "no-store"})
+
+    async def proof(self, request: web.Request) -> web.StreamResponse:
+        """GET /v1/accesses/{id}/proof: the same as the log has it, with the proof that it stands there."""
+        grant, access_id = await self._looking(request, "proof")
+        assert self._receipts is not None
+        try:
+            receipt = await self._receipts.of(access_id, grant.client_id)
+        except NotPublished as error:
+            raise Problem("unavailable", "The log is not published so far yet.") from error
+        if receipt is None:
+            raise Problem("not_found")
+        request[ACCESS] = str(access_id)
+        headers = {"Content-Type": RECEIPT_TYPE, "Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
+        return web.Response(body=receipt, headers=headers)
+
+    async def _looking(self, request: web.Request, what: str) -> tuple[Grant, UUID]:
+        """Authenticate a look at an access, and put it on record before anything of the log is shown."""
         grant = await self._authenticate(request)
         _no_body(request)
         if request.query_string:
@@ -105,13 +134,8 @@ class Api:
         if not _UUID.fullmatch(text):
             raise Problem("not_found")
         access_id = UUID(text)
-        # A look at the log is itself on record before anything of it is shown.
-        await self._disclosure.append(entries.looked_up(access_id, _actor(grant)))
-        found = await accesses.look(self._disclosure, access_id, grant.client_id)
-        if found is None:
-            raise Problem("not_found")
-        request[ACCESS] = text
-        return web.json_response(found, headers={"Cache-Control": "no-store"})
+        await self._disclosure.append(entries.looked_up(access_id, _actor(grant), what))
+        return grant, access_id
 
     async def _authenticate(self, request: web.Request) -> Grant:
         grant = await self._guard.authenticate(request)

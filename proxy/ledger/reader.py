@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hmac
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
@@ -21,6 +22,16 @@ from proxy.ledger.model import PARTS, LedgerBroken, OpenedEntry, month_of
 _Blobs = dict[tuple[str, UUID], bytes]
 
 
+@dataclass(frozen=True, slots=True)
+class WholeEntry:
+    """An entry with the bytes that it was hashed from: what a proof is shown with."""
+
+    entry: OpenedEntry
+    header: bytes
+    openings: dict[str, bytes]
+    """Of the parts whose openings are there."""
+
+
 async def open_rows(conn: asyncpg.Connection, keys: DataKeys, rows: Sequence[asyncpg.Record]) -> list[OpenedEntry]:
     """Open rows of ``sql.READ``.
 
@@ -29,6 +40,11 @@ async def open_rows(conn: asyncpg.Connection, keys: DataKeys, rows: Sequence[asy
     Raises:
         LedgerBroken: if an entry is not what its header, leaf or commitments say.
     """
+    return [whole.entry for whole in await open_whole(conn, keys, rows)]
+
+
+async def open_whole(conn: asyncpg.Connection, keys: DataKeys, rows: Sequence[asyncpg.Record]) -> list[WholeEntry]:
+    """Open rows as `open_rows` does, and give the bytes too."""
     if not rows:
         return []
     months = sorted({month_of(row["at"]) for row in rows})
@@ -52,7 +68,7 @@ async def _load(conn: asyncpg.Connection, keys: DataKeys, periods: Collection[Pe
         return loaded
 
 
-def _open_all(rows: Sequence[asyncpg.Record], blobs: _Blobs, keys: Mapping[Period, DataKey]) -> list[OpenedEntry]:
+def _open_all(rows: Sequence[asyncpg.Record], blobs: _Blobs, keys: Mapping[Period, DataKey]) -> list[WholeEntry]:
     wanted: dict[UUID, dict[int, asyncpg.Record]] = {}
     for row in rows:
         wanted.setdefault(row["batch_id"], {})[row["batch_pos"]] = row
@@ -62,7 +78,12 @@ def _open_all(rows: Sequence[asyncpg.Record], blobs: _Blobs, keys: Mapping[Perio
         month = month_of(next(iter(places.values()))["at"])
         if (key := keys.get(Period(part_class(part), month))) is not None:
             openings.update(_open_blob(part, month, batch_id, blob, key, places))
-    return [_open_row(row, openings) for row in rows]
+    return [_whole(row, openings) for row in rows]
+
+
+def _whole(row: asyncpg.Record, openings: Mapping[tuple[str, int], bytes]) -> WholeEntry:
+    own = {part: data for part in PARTS if (data := openings.get((part, row["idx"])))}
+    return WholeEntry(_open_row(row, openings), bytes(row["header"]), own)
 
 
 def _open_blob(

@@ -28,7 +28,12 @@ from tests.support.gate import QUESTION, Gate, calls, gate
 
 DOCUMENT = Path(__file__).parents[2] / "schema" / "openapi.yaml"
 RAW: dict[str, Any] = yaml.safe_load(DOCUMENT.read_text(encoding="utf-8"))
-PEERS = [("GET", "/v1/cdrs"), ("POST", "/v1/cdrs/search"), ("GET", "/v1/accesses/{id}")]
+PEERS = [
+    ("GET", "/v1/cdrs"),
+    ("POST", "/v1/cdrs/search"),
+    ("GET", "/v1/accesses/{id}"),
+    ("GET", "/v1/accesses/{id}/proof"),
+]
 # What one request alone cannot show: that data of the right form is also of the right sense (from before to, a cursor
 # that was given), that without credentials all is refused, and what other methods do (tested by hand).
 NOT_HERE = {"positive_data_acceptance", "ignored_auth", "unsupported_method", "use_after_free"}
@@ -108,6 +113,7 @@ async def test_a_right_question_is_answered_as_documented(world: Gate) -> None:
         ("GET", "/v1/cdrs", QUESTION + "&limit=5", {"headers": {"Accept": "text/csv"}}),
         ("POST", "/v1/cdrs/search", "/v1/cdrs/search", {"json": body}),
         ("GET", "/v1/accesses/{id}", f"/v1/accesses/{access}", {}),
+        ("GET", "/v1/accesses/{id}/proof", f"/v1/accesses/{access}/proof", {}),
     ):
         headers = await world.headers(peer, method, path) | options.pop("headers", {})
 
