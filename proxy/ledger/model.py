@@ -109,6 +109,7 @@ class TagDomain(IntEnum):
     CASE = 8
     INGEST = 9
     STAFF = 10
+    EXPOSURE = 11
 
 
 _DOMAINS = {domain.name.lower(): domain for domain in TagDomain}
@@ -119,7 +120,8 @@ class Tag:
     """Something an entry can be found by without being opened; only its keyed tag is stored.
 
     ``domain`` is the lower-case name of a TagDomain (``client``, ``jkt``, ``address``, ``token``, ``number``,
-    ``thousands_block``, ``exchange``, ``case``, ``ingest``, ``staff``); ``value`` is 1 to 1,024 bytes of it.
+    ``thousands_block``, ``exchange``, ``case``, ``ingest``, ``staff``,
+    ``exposure``: a frozen month); ``value`` is 1 to 1,024 bytes of it.
     """
 
     domain: str

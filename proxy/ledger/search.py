@@ -30,7 +30,7 @@ SCAN_MAX = 200_000
 """Most entries that one search opens; it then says where to go on."""
 
 _RARE_FIRST = (
-    "number", "token", "thousands_block", "case", "exchange", "jkt", "ingest", "address", "client", "staff"
+    "exposure", "number", "token", "thousands_block", "case", "exchange", "jkt", "ingest", "address", "client", "staff"
 )  # fmt: skip
 
 _NUMBERS = frozenset({"number", "thousands_block", "exchange"})

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import pyarrow as pa
@@ -27,12 +27,18 @@ class SealedClass:
 
 
 def open_class(
-    keys: ClassKeys, cls: DisclosureClass, parts: Sequence[SealedClass], *, coded: bool = False
+    keys: ClassKeys,
+    cls: DisclosureClass,
+    parts: Sequence[SealedClass],
+    *,
+    coded: bool = False,
+    only: Collection[str] | None = None,
 ) -> dict[str, pa.Array]:
     """Open one class of several batches or pieces, one below the other; a column without any value is left out.
 
     Args:
         coded: leave text that is stored by dictionaries as dictionary arrays.
+        only: names of the only fields wanted; None: all of the class.
 
     Raises:
         SealError: if a ciphertext does not open.
@@ -48,7 +54,8 @@ def open_class(
         if sum(c.rows for c in found) != part.shape.rows:
             raise FormatError("a class has another number of rows than its batch")
         chunks += found
-    return columns.assemble(chunks, CLASS_FIELDS[cls], coded=coded)
+    wanted = CLASS_FIELDS[cls] if only is None else [f for f in CLASS_FIELDS[cls] if f.name in only]
+    return columns.assemble(chunks, wanted, coded=coded)
 
 
 def open_chunk_of(
