@@ -133,21 +133,27 @@ class EntryCheck:
 
     def _openings(self, line: Line, header: Read) -> None:
         assert line.openings is not None
-        for part in line.openings:
-            if part not in header.commits and line.openings[part]:
-                self._found.add(Where.OPENING, f"it has an opening of {part}, and its header commits to none", line.idx)
+        for part, data in line.openings.items():
+            if part in header.commits:
+                continue
+            # Of a part that it does not have an entry has an empty chunk, whose key may be gone like any other.
+            if isinstance(data, Lost):
+                if data.why != KEY_GONE:
+                    self._found.add(Where.OPENING, f"its empty {part} {data.why}", line.idx)
+            elif data:
+                self._found.add(Where.OPENING, f"it has a {part} that its header does not commit to", line.idx)
         for part, commit in header.commits.items():
-            data = line.openings.get(part)
-            if isinstance(data, bytes):
+            found = line.openings.get(part)
+            if isinstance(found, bytes):
                 self._report.openings += 1
-                if encoding.commitment(data) != commit:
+                if encoding.commitment(found) != commit:
                     self._found.add(Where.OPENING, f"its {part} is not what the header commits to", line.idx)
-                elif _OPENING[part].match(data) is None or not data.endswith(b"}}"):
+                elif _OPENING[part].match(found) is None or not found.endswith(b"}}"):
                     self._found.add(Where.OPENING, f"its {part} is not an opening of version 1", line.idx)
-            elif data is None and part in self._facts.withheld:
+            elif found is None and part in self._facts.withheld:
                 continue
             else:
-                self._gone(line.idx, part, month_of(header.at), data)
+                self._gone(line.idx, part, month_of(header.at), found)
 
     def _gone(self, index: int, part: str, month: int, lost: Lost | None) -> None:
         policy = self._facts.erased(part, month)

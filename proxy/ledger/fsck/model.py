@@ -60,7 +60,7 @@ class Finding:
         if self.index is None:
             return f"{self.where}: {self.what}"
         entries = f"entry {self.index}" if self.last in (None, self.index) else f"entries {self.index} to {self.last}"
-        since = "" if self.since is None else f" (otherwise in {self.since})"
+        since = "" if self.since is None else f" (covered by {self.since})"
         return f"{entries}: {self.what}{since}"
 
     def as_json(self) -> dict[str, Any]:

@@ -95,11 +95,10 @@ class TreeCheck:
         """The root over all leaves so far."""
         return self._main.root()
 
-    @staticmethod
-    def _tile_leaf(tiles: Mapping[tuple[int, int], StoredTile], index: int) -> bytes | None:
+    def _tile_leaf(self, tiles: Mapping[tuple[int, int], StoredTile], index: int) -> bytes | None:
         tile = tiles.get((0, index // WIDTH))
-        if tile is None:
-            return None
+        if tile is None or (tile.idx + 1) * WIDTH > self._signed:
+            return None  # a tile that cannot be yet says nothing; that it stands is said elsewhere
         at = index % WIDTH * tree.HASH_LEN
         return tile.hashes[at : at + tree.HASH_LEN] or None
 
