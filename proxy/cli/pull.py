@@ -10,6 +10,7 @@ import json
 import re
 import sys
 from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -19,9 +20,13 @@ from rich.markup import escape
 from rich.progress import BarColumn, DownloadColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.progress import TransferSpeedColumn as SpeedColumn
 
+from keys.notes import COSIGNATURE, ED25519, VerifierKey
 from proxy.cli.common import CliError, ExitCode, console, emit, json_option
+from proxy.cli.log.receipt import read_key
+from proxy.cli.log.show import printable
 from proxy.client import keys
 from proxy.client.forms import Form
+from proxy.client.log import LogCheck, LogMemory, LogMemoryError
 from proxy.client.memory import Memory, MemoryFileError
 from proxy.client.session import ClientError, ConnectionLost, DiscoveryError, Refused, Session
 from proxy.client.transfer import Pull, Question, Result
@@ -95,6 +100,13 @@ def _target(command: Callable[..., Any]) -> Callable[..., Any]:
             help="File to write; it appears when everything is there and proven.",
         ),
         click.option("--overwrite", is_flag=True, help="Replace --out if it is there."),
+        click.option("--verify", is_flag=True, help="Fetch and verify the log's receipts; they are put beside --out."),
+        click.option(
+            "--log-key",
+            envvar="TOLLGATE_PULL_LOG_KEY",
+            help="The log's key, as the carrier gave it to you; default: the one seen first.",
+        ),
+        click.option("--witness", "witnesses", multiple=True, help="A witness's key that must have cosigned."),
         json_option,
     )
     return functools.reduce(lambda made, option: option(made), reversed(options), command)
@@ -131,7 +143,7 @@ def _plain_errors() -> Any:
     """Turn the client's errors into messages with exit codes."""
     try:
         yield
-    except (keys.KeyFileError, MemoryFileError) as error:
+    except (keys.KeyFileError, MemoryFileError, LogMemoryError) as error:
         raise CliError(str(error), ExitCode.CONFIGURATION) from error
     except DiscoveryError as error:
         raise CliError(str(error), ExitCode.CONFIGURATION, error.hint) from error
@@ -218,6 +230,9 @@ def cdrs(
     form: str | None,
     out: Path,
     overwrite: bool,
+    verify: bool,
+    log_key: str | None,
+    witnesses: tuple[str, ...],
     as_json: bool,
 ) -> None:
     """Pull the CDRs of a window, proven complete; broken off, the same command goes on.
@@ -238,12 +253,12 @@ def cdrs(
     if mark:
         parameters["received_after"] = mark
     question = Question("cdrs", issuer, client_id, _form(form, out), parameters)
-    result = _run(question, key_file, ca, ocns, out, overwrite)
+    result, check = _run(question, key_file, ca, ocns, out, overwrite, _wanted(verify, log_key, witnesses))
     # Remembered last: dying before this repeats rows at the next pull, and never loses any.
     if result.complete_to:
         with _plain_errors():
             memory.put(name, result.complete_to)
-    _say(result, out, as_json)
+    _say(result, out, as_json, check)
 
 
 @pull.command()
@@ -264,6 +279,9 @@ def search(
     form: str | None,
     out: Path,
     overwrite: bool,
+    verify: bool,
+    log_key: str | None,
+    witnesses: tuple[str, ...],
     as_json: bool,
 ) -> None:
     """Find the calls of one number in your own traffic.
@@ -284,7 +302,8 @@ def search(
         "direction": direction,
     }
     question = Question("search", issuer, client_id, _form(form, out), parameters)
-    _say(_run(question, key_file, ca, ocns, out, overwrite), out, as_json)
+    result, check = _run(question, key_file, ca, ocns, out, overwrite, _wanted(verify, log_key, witnesses))
+    _say(result, out, as_json, check)
 
 
 @pull.command()
@@ -333,9 +352,30 @@ def curl(
             click.echo(f"{name} = {json.dumps(value)}")
 
 
+@dataclass(frozen=True, slots=True)
+class _Wanted:
+    """How receipts are to be verified."""
+
+    keys: list[VerifierKey]
+    witnesses: list[VerifierKey]
+
+
+def _wanted(verify: bool, log_key: str | None, witnesses: tuple[str, ...]) -> _Wanted | None:
+    if not verify:
+        return None
+    keys = [] if log_key is None else [read_key(log_key, ED25519, "--log-key")]
+    return _Wanted(keys, [read_key(text, COSIGNATURE, "--witness") for text in witnesses])
+
+
 def _run(
-    question: Question, key_file: Path, ca: Path | None, ocns: tuple[str, ...], out: Path, overwrite: bool
-) -> Result:
+    question: Question,
+    key_file: Path,
+    ca: Path | None,
+    ocns: tuple[str, ...],
+    out: Path,
+    overwrite: bool,
+    wanted: _Wanted | None,
+) -> tuple[Result, LogCheck | None]:
     if out.exists() and not overwrite:
         raise CliError(f"{out} is there already", ExitCode.USAGE, "choose another --out, or say --overwrite")
     if not out.absolute().parent.is_dir():
@@ -352,8 +392,12 @@ def _run(
         disable=not console.is_terminal,
     )
 
-    async def work() -> Result:
+    async def work() -> tuple[Result, LogCheck | None]:
         async with open_session(question.issuer, question.client_id, key_file, ca, ocns) as session:
+            check = None
+            if wanted is not None:
+                memory = LogMemory(key_file.with_name(key_file.name + ".logs.json"))
+                check = LogCheck(session, question.client_id, memory, wanted.keys, wanted.witnesses, out)
             task = bar.add_task("pulling", total=None, rows=0)
 
             def progress(*, rows: int, received: int, note: str = "") -> None:
@@ -361,19 +405,33 @@ def _run(
                 if note:
                     console.print(note, markup=False, style="yellow")
 
-            return await Pull(session, question, out, progress).run()
+            return await Pull(session, question, out, progress, check).run(), check
 
     with _plain_errors(), bar:
         return asyncio.run(work())
 
 
-def _say(result: Result, out: Path, as_json: bool) -> None:
+def _say(result: Result, out: Path, as_json: bool, check: LogCheck | None) -> None:
     parts = "" if len(result.accesses) == 1 else f" in {len(result.accesses)} parts"
     console.print(f"[bold green]complete, proven[/]: {result.rows:,} rows{parts} in {escape(str(out))}")
     console.print("  rows, bytes and SHA-256 are as the carrier's log has them", style="dim")
     for access_id in result.accesses:
         console.print(f"  access {access_id}", style="dim", markup=False)
     console.print(f"  SHA-256 {result.sha256}", style="dim", markup=False)
+    receipts: dict[str, Any] = {}
+    if check is not None and check.checkpoint is not None:
+        size = check.checkpoint.size
+        console.print(f"  receipts verified against the log of {size:,} entries, which continues the one last seen")
+        for file in check.files:
+            console.print(f"  receipt {file}", style="dim", markup=False)
+        if check.first_seen is not None:
+            console.print(
+                f"  the log's key was taken on trust, this once: {printable(check.first_seen)}\n"
+                "  compare it with what the carrier tells you by another way, and name it with --log-key",
+                style="yellow",
+                markup=False,
+            )
+        receipts = {"receipts": [str(file) for file in check.files], "log_size": size}
     if as_json:
         emit(
             {
@@ -384,5 +442,6 @@ def _say(result: Result, out: Path, as_json: bool) -> None:
                 "accesses": list(result.accesses),
                 "complete_to": result.complete_to,
                 "proven": True,
+                **receipts,
             }
         )

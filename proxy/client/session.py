@@ -88,6 +88,15 @@ class _Token:
     details: Any
 
 
+async def _body(response: aiohttp.ClientResponse, most: int) -> bytes:
+    data = bytearray()
+    async for piece in response.content.iter_any():
+        data += piece
+        if len(data) > most:
+            raise ClientError(f"an answer is larger than {most} bytes: this is not what was asked for")
+    return bytes(data)
+
+
 def metadata_url(issuer: str) -> str:
     """Return where an issuer's metadata is (RFC 8414 section 3.1: the well-known part stands before its path).
 
@@ -326,6 +335,22 @@ class Session:
         """Return the JSON object at ``path`` of the API."""
         async with self.request("GET", path) as response:
             return await self._json(response)
+
+    async def get_bytes(self, path: str, most: int) -> bytes:
+        """Return the body at ``path`` of the API, at most ``most`` bytes."""
+        async with self.request("GET", path) as response:
+            return await _body(response, most)
+
+    async def get_public(self, path: str, most: int) -> bytes:
+        """Return the body at a path below the issuer that needs no credentials, and gets none.
+
+        Raises:
+            Refused, ConnectionLost: as `request`.
+        """
+        async with self._send("GET", self.issuer.rstrip("/") + path, {}) as response:
+            if response.status != 200:
+                raise self._refusal(response, await self._json(response, check=False))
+            return await _body(response, most)
 
     async def headers_for(self, method: str, path: str) -> tuple[str, dict[str, str]]:
         """Return the URL and the two headers of one request that another program will make (curl).

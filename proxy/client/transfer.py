@@ -14,7 +14,7 @@ import json
 import os
 import shutil
 import zlib
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -66,6 +66,8 @@ class Part:
     """open (being received), cut (used up to a checkpoint), complete."""
     rows: int = 0
     bytes: int = 0
+    sha256: str = ""
+    """Of these bytes, once they were compared."""
 
 
 @dataclass(slots=True)
@@ -87,6 +89,10 @@ class Result:
     """Of the file."""
     complete_to: str | None
     """For the next pull's ``received_after``."""
+
+
+Verify = Callable[[Sequence[Part]], Awaitable[None]]
+"""Looks at all parts before the file appears; raises NotProven where something does not hold."""
 
 
 class Progress(Protocol):
@@ -112,8 +118,11 @@ def _decoder(coding: str) -> tuple[Callable[[bytes], bytes], Callable[[], bool]]
 class Pull:
     """One pull into one file."""
 
-    def __init__(self, session: Session, question: Question, out: Path, progress: Progress) -> None:
+    def __init__(
+        self, session: Session, question: Question, out: Path, progress: Progress, verify: Verify | None = None
+    ) -> None:
         self._session = session
+        self._verify = verify
         self._question = question
         self._out = out
         self._folder = out.with_name(out.name + ".pull")
@@ -166,6 +175,8 @@ class Pull:
             try:
                 await self._settle()
                 if self._finished():
+                    if self._verify is not None:
+                        await self._verify(self._state.parts)
                     return self._finish()
                 await self._receive()
                 idle = 0
@@ -257,7 +268,7 @@ class Pull:
         record = await self._record(part.access_id)
         have = path.stat().st_size if path.exists() else 0
         if record["state"] in ("complete", "limited") and have == record["bytes"]:
-            part.rows, part.bytes = self._prove(path, record), have
+            (part.rows, part.sha256), part.bytes = self._prove(path, record), have
             part.state = "complete"
             self._state.next_cursor = record.get("next_cursor") if record["state"] == "limited" else None
         elif self._cut(part, path, have, record):
@@ -284,8 +295,8 @@ class Pull:
             await asyncio.sleep(_SETTLE_PAUSE_S)
         raise ConnectionLost("the carrier still counts the broken answer as open")
 
-    def _prove(self, path: Path, record: dict[str, Any]) -> int:
-        """Compare a part with its record; return its rows.
+    def _prove(self, path: Path, record: dict[str, Any]) -> tuple[int, str]:
+        """Compare a part with its record; return its rows and SHA-256.
 
         Raises:
             NotProven: naming what differs.
@@ -302,7 +313,7 @@ class Pull:
                     f"{what} received {ours}, but the carrier recorded {theirs} for access {record.get('access_id')}",
                     hint=f"what was received is kept in {self._folder}; tell the carrier this access id",
                 )
-        return rows
+        return rows, digest
 
     def _cut(self, part: Part, path: Path, have: int, record: dict[str, Any]) -> bool:
         """Cut the part back to the last checkpoint it reached; say whether anything of it is left."""
@@ -319,7 +330,7 @@ class Pull:
         rows = count_rows(path, self._question.form)
         if rows != mark["rows"]:
             raise NotProven(f"{rows} rows received, but access {part.access_id} recorded {mark['rows']} by then")
-        part.rows, part.bytes = rows, int(mark["bytes"])
+        part.rows, part.bytes, part.sha256 = rows, int(mark["bytes"]), digest
         self._state.next_cursor = mark["cursor"]
         return True
 

@@ -14,17 +14,15 @@ client.
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
 from typing import Any
 from uuid import UUID
 
 from keys.notes import Checkpoint, Note, NoteError, VerifierKey, b64, decimal, unb64
 from proxy.ledger import encoding, tree
-from proxy.ledger.model import Kind, LedgerBroken, timestamp
+from proxy.ledger.model import PARTS, LedgerBroken, OpenedEntry
 
 MEDIA_TYPE = "application/vnd.tollgate.receipt+json"
 VERSION = 1
@@ -78,18 +76,6 @@ class TlogProof:
 
 
 @dataclass(frozen=True, slots=True)
-class Proven:
-    """An entry whose place in the log was proven. A part that is not opened is None, one it never had is empty."""
-
-    index: int
-    kind: Kind
-    at: datetime
-    actor: dict[str, Any] | None
-    request: dict[str, Any] | None
-    outcome: dict[str, Any] | None
-
-
-@dataclass(frozen=True, slots=True)
 class Receipt:
     """A receipt that has been verified."""
 
@@ -100,7 +86,8 @@ class Receipt:
     """That checkpoint, signed: worth keeping, for whoever holds it can tell a log that was rewritten."""
     witnesses: tuple[str, ...]
     """Names of the witnesses, of those asked for, that cosigned all its checkpoints."""
-    entries: tuple[Proven, ...]
+    entries: tuple[OpenedEntry, ...]
+    """The entries, each proven. A part that the receipt does not open is None."""
 
     def as_json(self) -> dict[str, Any]:
         """Return it as JSON values."""
@@ -110,14 +97,7 @@ class Receipt:
             "size": self.checkpoint.size,
             "witnesses": list(self.witnesses),
             "entries": [
-                {
-                    "index": entry.index,
-                    "kind": entry.kind.value,
-                    "at": timestamp(entry.at),
-                    "actor": entry.actor,
-                    "request": entry.request,
-                    "outcome": entry.outcome,
-                }
+                {name: value for name, value in entry.as_json().items() if name not in ("records", "access_id")}
                 for entry in self.entries
             ],
         }
@@ -159,7 +139,7 @@ def verify(
     """
     value = _json(data)
     access_id = _uuid(value["access_id"])
-    entries: list[Proven] = []
+    entries: list[OpenedEntry] = []
     largest: tuple[Checkpoint, str] | None = None
     cosigned = {key.name for key in witnesses}
     known: dict[str, tuple[Checkpoint, set[str]]] = {}
@@ -170,9 +150,8 @@ def verify(
         checkpoint, names = known[proof.note]
         cosigned &= names
         entry = _entry(proof.index, header, openings, access_id)
-        leaf = tree.leaf_hash(hashlib.sha256(header).digest())
         try:
-            tree.verify_inclusion(proof.index, checkpoint.size, leaf, proof.hashes, checkpoint.root)
+            tree.verify_inclusion(proof.index, checkpoint.size, entry.leaf, proof.hashes, checkpoint.root)
         except tree.ProofError as error:
             raise ReceiptError(f"the entry at {proof.index} is not proven: {error}") from error
         if entries and entries[-1].index >= entry.index:
@@ -233,16 +212,27 @@ def _checkpoint(
     return checkpoint, found
 
 
-def _entry(index: int, raw: bytes, openings: Mapping[str, str], access_id: UUID) -> Proven:
+def _entry(index: int, raw: bytes, openings: Mapping[str, str], access_id: UUID) -> OpenedEntry:
     try:
         header = encoding.read_header(index, raw)
         if header.access_id != access_id:
             raise ReceiptError(f"the entry at {index} is of another access")
         if not set(openings) <= set(SHOWN) & header.commits.keys():
             raise ReceiptError(f"the entry at {index} comes with a part that it does not have")
-        parts: dict[str, dict[str, Any] | None] = {part: None if part in header.commits else {} for part in SHOWN}
+        parts: dict[str, dict[str, Any] | None] = {part: None if part in header.commits else {} for part in PARTS}
         for part, text in openings.items():
             parts[part] = encoding.read_opening(index, part, text.encode(), header.commits[part])
     except LedgerBroken as error:
         raise ReceiptError(str(error)) from error
-    return Proven(index, header.kind, header.at, parts["actor"], parts["request"], parts["outcome"])
+    return OpenedEntry(
+        index,
+        header.entry_id,
+        header.at,
+        header.kind,
+        header.access_id,
+        parts["actor"],
+        parts["request"],
+        parts["outcome"],
+        parts["records"],
+        encoding.leaf_hash(raw),
+    )

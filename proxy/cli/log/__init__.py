@@ -10,6 +10,9 @@ _COMMANDS: dict[str, Command] = {
     "show": Command("proxy.cli.log.show", "show", "Show entries: who asked for what, and what came of it."),
     "search": Command("proxy.cli.log.search", "search", "Find entries by who, purpose, case, decision, time, number."),
     "erase": Command("proxy.cli.log.erase", "erase", "Erase openings that have been kept long enough."),
+    "key": Command("proxy.cli.log.publish", "key", "Print the key that checkpoints and receipts verify with."),
+    "publish": Command("proxy.cli.log.publish", "publish", "Sign a checkpoint over all that is in the log now."),
+    "verify-receipt": Command("proxy.cli.log.receipt", "verify_receipt", "Check a carrier's receipt offline."),
 }
 
 

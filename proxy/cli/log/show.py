@@ -100,9 +100,13 @@ def _first(part: dict[str, Any] | None, *names: str) -> str:
     return ""
 
 
+def printable(text: str) -> str:
+    """Return what others wrote so that nothing of it can move the cursor, change colours or turn text around."""
+    return _UNSAFE.sub("\N{REPLACEMENT CHARACTER}", text)
+
+
 def _shown(part: dict[str, Any] | None, text: str) -> Text:
     if part is None:
         return Text("erased", style="dim")
-    # What a client typed may hold anything: nothing of it may move the cursor, change colours or turn text around.
-    plain = _UNSAFE.sub("\N{REPLACEMENT CHARACTER}", text)
+    plain = printable(text)
     return Text(plain if len(plain) <= _WIDE else plain[: _WIDE - 1] + "…")
