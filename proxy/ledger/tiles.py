@@ -181,6 +181,10 @@ class Edge:
                 level += 1
         return full
 
+    def partial(self, level: int) -> bytes:
+        """Return the bytes of a level's last tile; none where that is full."""
+        return b"".join(self._rows[level])
+
     def copy(self) -> Edge:
         """Return an edge that grows apart from this one."""
         return Edge(self.size, dict(enumerate(self._rows)))
