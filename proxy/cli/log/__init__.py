@@ -12,6 +12,9 @@ _COMMANDS: dict[str, Command] = {
     "erase": Command("proxy.cli.log.erase", "erase", "Erase openings that have been kept long enough."),
     "key": Command("proxy.cli.log.publish", "key", "Print the key that checkpoints and receipts verify with."),
     "publish": Command("proxy.cli.log.publish", "publish", "Sign a checkpoint over all that is in the log now."),
+    "fsck": Command("proxy.cli.log.fsck", "fsck", "Check the whole log; name the first broken entry."),
+    "export": Command("proxy.cli.log.export", "export", "Write the log into a directory, for an auditor."),
+    "recover": Command("proxy.cli.log.recover", "recover", "Go on after a restored backup, under a new origin."),
     "verify-receipt": Command("proxy.cli.log.receipt", "verify_receipt", "Check a carrier's receipt offline."),
 }
 

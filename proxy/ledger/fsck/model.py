@@ -194,6 +194,8 @@ class Report:
     """Openings held against their commitments."""
     erased: dict[str, int] = field(default_factory=dict)
     """Openings that are gone as a log.erase entry says, by policy."""
+    withheld: tuple[str, ...] = ()
+    """Parts that the source was made without."""
     checkpoints: int = 0
     cosignatures: int = 0
     unchecked_cosignatures: int = 0
@@ -227,6 +229,7 @@ class Report:
             "root": self.root.hex(),
             "openings": self.openings,
             "erased": self.erased,
+            "withheld": list(self.withheld),
             "checkpoints": self.checkpoints,
             "covered": self.covered,
             "cosignatures": self.cosignatures,

@@ -55,6 +55,7 @@ async def fsck(
     async for finding in source.strays(facts):
         walk.found.put(finding)
     report = walk.report
+    report.withheld = tuple(sorted(facts.withheld))
     report.findings, report.found = walk.found.ordered(), walk.found.count
     return report
 
@@ -92,7 +93,10 @@ class _Walk:
         self._signed = SignedCheck(self.facts.origins, self.trusted, self.report, self.found)
         self._tree = TreeCheck(self.facts.signed_size, self.found)
         self._marks = sorted((a.mark() for a in self.anchors if self._belongs(a)), key=lambda mark: mark.size)
-        self._receipts = {a.index: a for a in self.anchors if a.index is not None}
+        self._receipts: dict[int, list[tuple[Anchor, bytes]]] = {}
+        for anchor in self.anchors:
+            for index, leaf in anchor.leaves:
+                self._receipts.setdefault(index, []).append((anchor, leaf))
         self._next = 0
         self._torn = False
 
@@ -126,8 +130,9 @@ class _Walk:
                 continue
             self._missing(line.idx, page, marks)
             leaf = self._entries.check(line)
-            if (anchor := self._receipts.get(line.idx)) is not None and anchor.header != line.header:
-                self.found.add(Where.ANCHOR, f"{anchor.label} is a receipt for another entry", line.idx)
+            for anchor, proven in self._receipts.get(line.idx, ()):
+                if proven != leaf:
+                    self.found.add(Where.ANCHOR, f"{anchor.label} proves another entry here", line.idx)
             self._add(leaf, line.leaf, page.tiles, marks)
 
     def _missing(self, until: int, page: Page, marks: list[Mark]) -> None:

@@ -97,7 +97,7 @@ class TreeCheck:
 
     def _tile_leaf(self, tiles: Mapping[tuple[int, int], StoredTile], index: int) -> bytes | None:
         tile = tiles.get((0, index // WIDTH))
-        if tile is None or (tile.idx + 1) * WIDTH > self._signed:
+        if tile is None or tile.idx * WIDTH + len(tile.hashes) // tree.HASH_LEN > self._signed:
             return None  # a tile that cannot be yet says nothing; that it stands is said elsewhere
         at = index % WIDTH * tree.HASH_LEN
         return tile.hashes[at : at + tree.HASH_LEN] or None
