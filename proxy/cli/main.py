@@ -21,6 +21,7 @@ COMMANDS: dict[str, Command] = {
     "agreement": Command("proxy.cli.registry", "agreement", "Interconnection agreements."),
     "client": Command("proxy.cli.registry", "client", "The carriers' API clients and their keys."),
     "log": Command("proxy.cli.log", "log", "Read the access log, prove it and check it."),
+    "exposure": Command("proxy.cli.exposure", "exposure", "Count what somebody was shown: records, numbers, carriers."),
     "witness": Command("proxy.cli.witness", "witness", "Run a witness: cosign a log's checkpoints, in another's hands."),
     "keys": Command("proxy.cli.keys", "keys", "Back up, restore and verify the keyring."),
     "db": Command("proxy.cli.db", "db", "Bring the database to this version; see where it stands."),

@@ -86,8 +86,7 @@ class Gathered:
         elif not access.whole:
             self.unknown.append(str(access.access_id))
         self.disclosures += len(access.known)
-        held = self.groups.setdefault(access.reach, BitMap64())
-        held |= access.known
+        self.groups.setdefault(access.reach, BitMap64()).update(access.known)
         for scope in access.scopes:
             for month in scope.months():
                 self.where.setdefault(month, set()).update(scope.ocns)
@@ -194,14 +193,14 @@ class Exposure:
             LedgerBroken, LogInconsistent: an entry that the count relies on is not what the log has signed.
         """
         count_id = await self.begin(officer, question, Kind.EXPOSURE_READ)
-        seen, prover = Seen(), self._prover()
+        seen, prover, gathered = Seen(), self._prover(), Gathered()
+        trail = Trail(question.subject, question.first, question.last)
         await prover.begin()
-        gathered, trail = Gathered(), self._trail(question)
-        async with aclosing(self.accesses(question.subject, trail, seen, prover)) as accesses:
+        async with aclosing(self._accesses(question.subject, trail, seen, prover)) as accesses:
             async for access in accesses:
                 gathered.add(access)
                 progress("accesses", len(gathered.accesses), 0)
-        count = await self._counted(question, gathered, trail.denied, seen, await prover.finish(), progress)
+        count = await self._counted(question, gathered, trail.denied, seen, prover, progress)
         result = {k: v for k, v in count.as_json().items() if k not in ("subject", "from", "to")}
         await self._ledger.append(_entry(Kind.EXPOSURE_READ, officer, question.subject, count_id, outcome=result))
         return count
@@ -235,10 +234,21 @@ class Exposure:
             raise CountDenied(decision)
         return count_id
 
-    def _trail(self, question: Question) -> Trail:
-        return Trail(question.subject, question.first, question.last)
+    async def read(self, question: Question) -> AsyncGenerator[Access]:
+        """Yield the accesses of a question that :meth:`begin` has permitted, each entry proved.
 
-    async def accesses(self, subject: Subject, trail: Trail, seen: Seen, prover: Prover) -> AsyncGenerator[Access]:
+        Raises:
+            LedgerBroken, LogInconsistent: as :meth:`count`.
+        """
+        prover = self._prover()
+        await prover.begin()
+        trail = Trail(question.subject, question.first, question.last)
+        async with aclosing(self._accesses(question.subject, trail, Seen(), prover)) as accesses:
+            async for access in accesses:
+                yield access
+        await prover.finish()
+
+    async def _accesses(self, subject: Subject, trail: Trail, seen: Seen, prover: Prover) -> AsyncGenerator[Access]:
         """Yield the accesses of a trail, their entries handed to the prover, what is left of their scopes added."""
         tags = () if subject.kind == SubjectKind.ALL else (tag_of(subject),)
         query = Query(tags, KINDS, first=trail.first - LOOKBACK, last=trail.last, limit=1 << 62, page=PAGE)
@@ -285,7 +295,7 @@ class Exposure:
         gathered: Gathered,
         denied: int,
         seen: Seen,
-        proved: Proved,
+        prover: Prover,
         progress: Progress,
     ) -> Count:
         records = BitMap64.union(BitMap64(), *gathered.groups.values())
@@ -301,23 +311,33 @@ class Exposure:
         if missing:
             left = records - tally.counted
             for month in sorted(gathered.where):
-                covered, count = await self._frozen(month, gathered.accesses, left)
+                covered, count = await self._frozen(month, gathered.accesses, left, prover)
                 if covered:
                     frozen[month] = count
                     left -= covered
             missing = len(left)
+        proved = await prover.finish()
         return Count(question, gathered, tally, proved, denied, tuple(sorted(seen.blind)), records, missing, frozen)
 
-    async def _frozen(self, month: int, accesses: set[UUID], left: BitMap64) -> tuple[BitMap64, int]:
+    async def _frozen(self, month: int, accesses: set[UUID], left: BitMap64, prover: Prover) -> tuple[BitMap64, int]:
         """Return which of some records a frozen month covers, and the subscribers of these accesses in it."""
-        covered, subscribers = BitMap64(), BitMap64()
+        found: dict[UUID | None, tuple[BitMap64, BitMap64]] = {}
+        finished: UUID | None = None
         query = Query((frozen_tag(month),), (Kind.EXPOSURE_FROZEN,), limit=1 << 62, page=4)
         async with aclosing(self._entries(query, Seen())) as entries:
             async for entry in entries:
+                await prover.take([(entry.index, entry.leaf)])
+                covered, subscribers = found.setdefault(entry.access_id, (BitMap64(), BitMap64()))
                 for item in (entry.records or {}).get("accesses", ()):
-                    if UUID(item["access_id"]) in accesses:
-                        covered |= read_set(item["records"]) & left
-                        subscribers |= read_set(item["subscribers"])
+                    if UUID(item["access_id"]) not in accesses:
+                        continue
+                    if "records" in item:
+                        covered.update(read_set(item["records"]) & left)
+                    else:
+                        subscribers.update(read_set(item["subscribers"]))
+                if (entry.outcome or {}).get("finished"):
+                    finished = entry.access_id
+        covered, subscribers = found.get(finished, (BitMap64(), BitMap64()))
         return covered, len(subscribers)
 
 

@@ -112,6 +112,5 @@ def by_class(groups: Mapping[Reach, BitMap64]) -> dict[str, int]:
     united: dict[str, BitMap64] = {}
     for reach, records in groups.items():
         for name in reach.classes:
-            united.setdefault(name, BitMap64())
-            united[name] |= records
+            united.setdefault(name, BitMap64()).update(records)
     return {name: len(records) for name, records in sorted(united.items())}

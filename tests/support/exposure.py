@@ -21,8 +21,8 @@ from proxy.disclosure.cursors import Sealer
 from proxy.disclosure.encoders import MediaType
 from proxy.disclosure.entries import Actor
 from proxy.disclosure.exposure import Count, Exposure, Question
+from proxy.disclosure.exposure_freeze import Freezer, officers_tools
 from proxy.disclosure.exposure_proof import Prover
-from proxy.disclosure.exposure_store import CountingStore
 from proxy.disclosure.query import Asked, Window
 from proxy.disclosure.recordids import RecordIds
 from proxy.disclosure.service import Caller, Disclosure, Form, Settings
@@ -152,14 +152,15 @@ class Desk:
         return got
 
     def exposure(self, anchor: Path | None = None) -> Exposure:
-        keys = self.store.keys
-        store = CountingStore(self.privacy, keys, self.store.executor)
-        search = Search(self.log, keys)
-        return Exposure(
+        return self.tools(anchor)[0]
+
+    def tools(self, anchor: Path | None = None) -> tuple[Exposure, Freezer]:
+        return officers_tools(
             self.store.ledger,
-            search,
+            Search(self.log, self.store.keys),
             lambda: Prover(self.log, LogKeys(self.signing), anchor),
-            store,
+            self.privacy,
+            self.store.keys,
             self.store.executor,
         )
 
