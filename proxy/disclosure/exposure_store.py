@@ -22,7 +22,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pyroaring import BitMap64
 
-from keys.datakeys import DataKeys
+from keys.datakeys import DataKey, DataKeys
+from keys.errors import KeyUnavailable
 from keys.provider import Period
 from proxy.disclosure.records import Ids, bitmap_of
 from proxy.disclosure.scope import SIDES, Position, Scope
@@ -112,8 +113,7 @@ class CountingStore:
     async def readable(self, months: Collection[int]) -> set[int]:
         """Return the months of which the parties can be opened: a shredded month has no key."""
         async with self._pool.acquire() as conn:
-            found = await self._keys.load(conn, [Period(DisclosureClass.PARTIES.value, m) for m in months])
-        return {period.month for period in found}
+            return {m for m in months if await self._key(conn, DisclosureClass.PARTIES, m)}
 
     async def records(self, month: int, ocns: Collection[str], wanted: BitMap64) -> AsyncGenerator[Opened]:
         """Yield the batches of a month, of which any of ``ocns`` is a leg, that hold records of a set."""
@@ -154,6 +154,13 @@ class CountingStore:
             await conn.execute(_PERMIT, str(month))
             yield conn
 
+    async def _key(self, conn: asyncpg.Connection, cls: DisclosureClass, month: int) -> DataKey | None:
+        """Return a class's key; None where there is none or it was destroyed."""
+        period = Period(cls.value, month)
+        with contextlib.suppress(KeyUnavailable):
+            return (await self._keys.load(conn, [period])).get(period)
+        return None
+
     async def _opened(
         self, ask: tuple[int, list[int], list[int], int, int], meets: Callable[[asyncpg.Record], bool], parties: bool
     ) -> AsyncGenerator[Opened]:
@@ -163,8 +170,8 @@ class CountingStore:
             if not todo:
                 return
             wanted = [DisclosureClass.TIMING] + [DisclosureClass.PARTIES] * parties
-            loaded = await self._keys.load(conn, [Period(c.value, month) for c in wanted])
-            keys = {DisclosureClass(p.key_class): key for p, key in loaded.items()}
+            loaded = {c: await self._key(conn, c, month) for c in wanted}
+            keys = {c: key for c, key in loaded.items() if key is not None}
             if DisclosureClass.TIMING not in keys:
                 return  # shredded: which records these were, only the log knows
             fetch = _FETCH[DisclosureClass.PARTIES in keys]
