@@ -37,6 +37,10 @@ class Log:
         chosen = self.size if size is None else size
         return Checkpoint(self.origin, chosen, tree.root(self.leaves[:chosen]))
 
+    def by_size(self, root: bytes) -> set[int]:
+        """The sizes at which the tree has this root: one, or none."""
+        return {size for size in range(self.size + 1) if self.checkpoint(size).root == root}
+
     def note(self, size: int | None = None) -> Note:
         return sign(self.checkpoint(size).text, self.signer)
 
