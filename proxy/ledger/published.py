@@ -241,6 +241,8 @@ class Published:
                 )
             if after.first_size < checkpoint.size:
                 return  # the tree of the anchor is the one that was lost: the recovery said so, in the log
+            if last.size <= after.first_size and await _at(conn, last.size) != last.root:
+                return  # what stood had been written on from a backup, and was another tree already: likewise
         stored = await checkpoints.newest(conn)
         if stored is None or max(stored.size, after.first_size if after else 0) < checkpoint.size:
             raise LogInconsistent(f"the log is behind its checkpoint of size {checkpoint.size}: {RECOVER}")
