@@ -112,6 +112,14 @@ class Machine:
         """Run a command that answers in JSON."""
         return json.loads(self.tollgate(*args, "--json").stdout)
 
+    def python(self, script: str, *args: str) -> None:
+        """Run a script in the folder, as the commands run."""
+        done = subprocess.run(
+            [sys.executable, "-c", script, *args], env=self.environment, cwd=self.folder, text=True, check=False,
+            capture_output=True, timeout=120,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+
     def add_carrier(self, name: str, *ocns: str) -> None:
         """A carrier with an agreement and a client, its key made by itself."""
         owned = [part for ocn in ocns for part in ("--ocn", f"{ocn}:2026-01-01")]
