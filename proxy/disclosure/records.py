@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import base64
 import binascii
-from array import array
+import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
@@ -29,7 +29,9 @@ Ids = npt.NDArray[np.int64]
 
 _ROW_BYTES = 2
 _CONTAINER_BYTES = 24
-_LONG_RUN = 8
+_COOKIE = 12_346
+_ARRAY_MAX = 4_096
+_BITSET_BYTES = 8_192
 
 
 class RecordsError(ValueError):
@@ -37,16 +39,48 @@ class RecordsError(ValueError):
 
 
 def bitmap_of(ids: Ids) -> BitMap64:
-    """Return the set of ascending ids (n,), none negative."""
-    found = BitMap64()
+    """Return the set of ids (n,), none negative."""
     if not len(ids):
+        return BitMap64()
+    steps = np.diff(ids)
+    if (steps <= 0).any():
+        return bitmap_of(np.unique(ids))
+    if ids[-1] - ids[0] == len(ids) - 1:
+        found = BitMap64()
+        found.add_range(int(ids[0]), int(ids[-1]) + 1)
         return found
-    breaks = np.flatnonzero(ids[1:] != ids[:-1] + 1)
-    if (len(breaks) + 1) * _LONG_RUN > len(ids):
-        return BitMap64(array("Q", ids.tobytes()))
-    for first, last in zip(*_edges(ids, breaks), strict=True):
-        found.add_range(first, last + 1)
-    return found
+    # Written as it would be stored, and read: several times faster than adding ids, and every answer pays for it.
+    return BitMap64.deserialize(_portable(ids))
+
+
+def _portable(ids: Ids) -> bytes:
+    """Return the portable 64-bit form of ascending ids, without runs (RoaringFormatSpec, "Standard 32-bit Roaring
+    Bitmap" and its 64-bit extension)."""
+    keys = ids >> 16
+    starts = np.concatenate(([0], np.flatnonzero(keys[1:] != keys[:-1]) + 1))
+    counts = np.diff(np.append(starts, len(ids)))
+    containers = keys[starts]
+    low = ids.astype("<u2")  # the lower 16 bits
+    halves, firsts = np.unique(containers >> 16, return_index=True)
+    ends = np.append(firsts[1:], len(containers))
+    parts = [struct.pack("<Q", len(halves))]
+    for half, first, end in zip(halves.tolist(), firsts.tolist(), ends.tolist(), strict=True):
+        mine = counts[first:end]
+        heads = np.empty((end - first, 2), "<u2")
+        heads[:, 0], heads[:, 1] = containers[first:end] & 0xFFFF, mine - 1
+        sizes = np.where(mine > _ARRAY_MAX, _BITSET_BYTES, 2 * mine)
+        offsets = 8 + 8 * (end - first) + np.cumsum(sizes) - sizes
+        parts += [struct.pack("<III", half, _COOKIE, end - first), heads.tobytes(), offsets.astype("<u4").tobytes()]
+        for start, count in zip(starts[first:end].tolist(), mine.tolist(), strict=True):
+            part = low[start : start + count]
+            parts.append(part.tobytes() if count <= _ARRAY_MAX else _bitset(part))
+    return b"".join(parts)
+
+
+def _bitset(low: npt.NDArray[np.uint16]) -> bytes:
+    bits = np.zeros(1 << 16, np.uint8)
+    bits[low] = 1
+    return np.packbits(bits, bitorder="little").tobytes()
 
 
 def _edges(ids: Ids, breaks: npt.NDArray[np.intp]) -> tuple[list[int], list[int]]:

@@ -10,7 +10,7 @@ import click
 from rich.console import Console
 from rich.table import Table
 
-from tests.bench import measures
+from tests.bench import exposure, measures
 from tests.bench.measures import Result
 from tests.bench.rivals import Psql
 from tests.bench.stage import gateway, stage
@@ -29,11 +29,14 @@ BARS = {
 @click.command()
 @click.option("--rows", default=1_100_000, show_default=True, help="Records of the main file.")
 @click.option("--small-files", default=50, show_default=True, help="Files of 20,000 rows.")
+@click.option("--accesses", default=10_000, show_default=True, help="Accesses that the exposure is counted of.")
 @click.option("--rounds", default=3, show_default=True)
-@click.option("--only", multiple=True, help="ingest, pulls, lookup, small_pull, ingest_small (ingest always runs).")
-def main(rows: int, small_files: int, rounds: int, only: tuple[str, ...]) -> None:
+@click.option(
+    "--only", multiple=True, help="ingest, pulls, lookup, small_pull, ingest_small, exposure (ingest always runs)."
+)
+def main(rows: int, small_files: int, accesses: int, rounds: int, only: tuple[str, ...]) -> None:
     """Run the benchmarks."""
-    results = asyncio.run(_run(rows, small_files, rounds, set(only)))
+    results = asyncio.run(_run(rows, small_files, accesses, rounds, set(only)))
     table = Table(box=None)
     for name in ("name", "ours", "rival", "ratio", "first bar", "aim", "unit"):
         table.add_column(name, justify="left" if name in ("name", "unit") else "right")
@@ -50,7 +53,7 @@ def main(rows: int, small_files: int, rounds: int, only: tuple[str, ...]) -> Non
     out.write_text(json.dumps(rows_out, indent=2) + "\n")
 
 
-async def _run(rows: int, small_files: int, rounds: int, only: set[str]) -> list[Result]:
+async def _run(rows: int, small_files: int, accesses: int, rounds: int, only: set[str]) -> list[Result]:
     results: list[Result] = []
 
     def report(result: Result) -> None:
@@ -70,6 +73,8 @@ async def _run(rows: int, small_files: int, rounds: int, only: set[str]) -> list
                     await measures.pulls(place, psql, gate, rounds, report)
                 if wanted("small_pull"):
                     await measures.small_pull(gate, 4.0, report)
+        if wanted("exposure"):
+            await exposure.exposure(place, accesses, report)
         if wanted("ingest_small"):
             await measures.ingest_small(place, psql, small_files, report)
     return results
