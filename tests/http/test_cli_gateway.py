@@ -14,7 +14,9 @@ from pathlib import Path
 import pyarrow.ipc
 import pyarrow.parquet
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from keys.notes import Cosigner
 from tests.support import machine
 from tests.support.machine import SAMPLES, WINDOW, Machine
 
@@ -175,3 +177,55 @@ def test_serve_without_a_home_or_with_a_taken_port_says_so(tmp_path: Path, tollg
     taken = tollgate.tollgate("serve", code=3).stderr
     assert "cannot listen" in taken
     assert "Traceback" not in taken
+
+
+def test_a_pull_is_held_against_the_log_and_its_receipt_is_proven_offline(tollgate: Machine) -> None:
+    tollgate.act_as("carrier-a")
+    key = tollgate.tollgate("log", "key").stdout.strip()
+    assert key.startswith(f"{tollgate.issuer.removeprefix('https://')}/log+")
+    said = tollgate.tollgate("pull", "cdrs", *WINDOW, "--out", "held.csv", "--verify")
+    assert "taken on trust" in said.stderr
+    assert key in said.stderr.replace("\n", "")
+    pinned = tollgate.json("pull", "cdrs", *WINDOW, "--out", "held2.csv", "--verify", "--log-key", key)
+    (receipt,) = pinned["receipts"]
+    proven = tollgate.json("log", "verify-receipt", receipt, "--key", key)
+    assert proven["access_id"] == pinned["accesses"][0]
+    assert [entry["kind"] for entry in proven["entries"]] == ["access.intent", "access.outcome"]
+    assert proven["entries"][1]["outcome"]["rows"] == pinned["rows"]
+    # Offline means so: without home, issuer or database.
+    shown = tollgate.tollgate("--home", "nowhere", "log", "verify-receipt", receipt, "--key", key)
+    assert "access.outcome" in shown.stdout
+    assert "proven" in shown.stderr
+
+    path = tollgate.folder / receipt
+    path.write_text(path.read_text().replace("client_id", "client_iD", 1))
+    refused = tollgate.tollgate("log", "verify-receipt", receipt, "--key", key, code=1)
+    assert "not what the header commits to" in refused.stderr
+
+
+def test_a_pull_that_does_not_verify_leaves_no_file(tollgate: Machine) -> None:
+    tollgate.act_as("carrier-a")
+    other = "other.example/log+9dcd68c6+ATyDNCyAAPs0Nh56IUOrTiHKmBVrkNsdWwAWhj4eTkEq"
+    refused = tollgate.tollgate("pull", "cdrs", *WINDOW, "--out", "unheld.csv", "--verify", "--log-key", other, code=2)
+    assert "--log-key" in refused.stderr  # the hash in it is not its key's
+    key = tollgate.tollgate("log", "key").stdout.strip()
+    witness = _witness_key()
+    refused = tollgate.tollgate(
+        "pull", "cdrs", *WINDOW, "--out", "unheld.csv", "--verify", "--log-key", key, "--witness", witness, code=1
+    )
+    assert "0 of 1 witnesses" in refused.stderr
+    assert not (tollgate.folder / "unheld.csv").exists()
+    for option, value in (("--key", witness), ("--witness", key)):
+        given = {"--key": key, option: value}
+        refused = tollgate.tollgate(
+            "log", "verify-receipt", "carrier-a.pem", *(p for o in given.items() for p in o), code=2
+        )
+        assert option in refused.stderr
+
+
+def _witness_key() -> str:
+    return str(Cosigner("witness.example/w1", Ed25519PrivateKey.generate()).key)
+
+
+def test_a_gateway_publishes_so_that_a_hand_has_nothing_to_do(tollgate: Machine) -> None:
+    assert tollgate.json("log", "publish") == {"published": False}
