@@ -73,6 +73,8 @@ class Field:
     doc: str
     tag: TagDomain | None = None
     required: bool = False
+    varied: bool = False
+    """Text of which most records have a value of their own; other text repeats."""
 
 
 def _fields() -> tuple[Field, ...]:
@@ -88,7 +90,9 @@ def _fields() -> tuple[Field, ...]:
         ("currency", k.TEXT, o, "ISO 4217 code"),
     )
     legs = tuple(
-        Field(f"{side}_{n}", cls, kind, legal, doc, TagDomain.TRUNK if n == "trunk" else None)
+        Field(
+            f"{side}_{n}", cls, kind, legal, doc, TagDomain.TRUNK if n == "trunk" else None, varied=n == "call_id"
+        )
         for side, cls in (("ingress", c.INGRESS_LEG), ("egress", c.EGRESS_LEG))
         for n, kind, legal, doc in leg
     )
@@ -109,15 +113,15 @@ def _fields() -> tuple[Field, ...]:
         Field("redirecting", c.PARTIES, k.NUMBER, b, "number that redirected the call", num),
         Field("switch_id", c.ROUTING, k.TEXT, o, "switch that made the record"),
         Field("jurisdiction", c.ROUTING, k.TEXT, o, "L local, A intraLATA, E interstate, I intrastate, U unknown"),
-        Field("calling_lrn", c.ROUTING, k.TEXT, o, "location routing number of the calling number"),
-        Field("called_lrn", c.ROUTING, k.TEXT, o, "location routing number of the called number"),
+        Field("calling_lrn", c.ROUTING, k.TEXT, o, "location routing number of the calling number", varied=True),
+        Field("called_lrn", c.ROUTING, k.TEXT, o, "location routing number of the called number", varied=True),
         Field("jip", c.ROUTING, k.TEXT, o, "jurisdiction information parameter, NPA-NXX"),
         Field("oli", c.ROUTING, k.INT, o, "originating line information (ANI II digits)"),
         Field("state", c.ROUTING, k.TEXT, o, "state of origin"),
         Field("rate_centre", c.ROUTING, k.TEXT, o, "rate centre of origin"),
         Field("lata", c.ROUTING, k.INT, o, "LATA of origin"),
         Field("attestation", c.ROUTING, k.TEXT, o, "SHAKEN attestation A, B or C (ATIS-1000074)"),
-        Field("origid", c.ROUTING, k.TEXT, o, "SHAKEN origination identifier (RFC 8588)"),
+        Field("origid", c.ROUTING, k.TEXT, o, "SHAKEN origination identifier (RFC 8588)", varied=True),
         Field("verstat", c.ROUTING, k.TEXT, o, "verification status of the calling number"),
         Field("codec", c.ROUTING, k.TEXT, o, "audio codec"),
         *legs,
@@ -125,11 +129,11 @@ def _fields() -> tuple[Field, ...]:
         Field("sector", c.LOCATION, k.TEXT, LegalClass.LOCATION, "serving sector"),
         Field("latitude", c.LOCATION, k.DECIMAL, LegalClass.LOCATION, "cell-site latitude, degrees"),
         Field("longitude", c.LOCATION, k.DECIMAL, LegalClass.LOCATION, "cell-site longitude, degrees"),
-        Field("account", c.SUBSCRIBER, k.TEXT, b, "account number", TagDomain.ACCOUNT),
-        Field("name", c.SUBSCRIBER, k.TEXT, b, "subscriber name"),
-        Field("address_of_record", c.SUBSCRIBER, k.TEXT, b, "address of record (47 CFR 64.2003)"),
-        Field("imsi", c.DEVICE, k.TEXT, b, "IMSI", TagDomain.IMSI),
-        Field("imei", c.DEVICE, k.TEXT, b, "IMEI"),
+        Field("account", c.SUBSCRIBER, k.TEXT, b, "account number", TagDomain.ACCOUNT, varied=True),
+        Field("name", c.SUBSCRIBER, k.TEXT, b, "subscriber name", varied=True),
+        Field("address_of_record", c.SUBSCRIBER, k.TEXT, b, "address of record (47 CFR 64.2003)", varied=True),
+        Field("imsi", c.DEVICE, k.TEXT, b, "IMSI", TagDomain.IMSI, varied=True),
+        Field("imei", c.DEVICE, k.TEXT, b, "IMEI", varied=True),
         Field("ingest_id", c.SOURCE, k.ID, o, "ingest that brought the record", required=True),
         Field("line_number", c.SOURCE, k.ID, o, "line in the ingested file, from 1", required=True),
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import zlib
 from enum import StrEnum
-from typing import Protocol
+from typing import Protocol, TypeAlias
 
 import zstandard
 
@@ -22,10 +22,13 @@ class Coding(StrEnum):
     IDENTITY = "identity"
 
 
+Buffer: TypeAlias = bytes | memoryview
+
+
 class Coder(Protocol):
     """A running compressor. What ``code`` returned can be decoded without what follows."""
 
-    def code(self, data: bytes) -> bytes:
+    def code(self, data: Buffer) -> Buffer:
         """Code ``data`` and flush."""
 
     def end(self) -> bytes:
@@ -66,7 +69,7 @@ def negotiate(accept_encoding: str | None) -> Coding:
 
 
 class _Identity:
-    def code(self, data: bytes) -> bytes:
+    def code(self, data: Buffer) -> Buffer:
         return data
 
     def end(self) -> bytes:
@@ -77,7 +80,7 @@ class _Gzip:
     def __init__(self) -> None:
         self._z = zlib.compressobj(1, zlib.DEFLATED, 31)
 
-    def code(self, data: bytes) -> bytes:
+    def code(self, data: Buffer) -> Buffer:
         return self._z.compress(data) + self._z.flush(zlib.Z_SYNC_FLUSH)
 
     def end(self) -> bytes:
@@ -90,7 +93,7 @@ class _Zstd:
         parameters = zstandard.ZstdCompressionParameters.from_level(1, window_log=20)
         self._z = zstandard.ZstdCompressor(compression_params=parameters).compressobj()
 
-    def code(self, data: bytes) -> bytes:
+    def code(self, data: Buffer) -> Buffer:
         return self._z.compress(data) + self._z.flush(zstandard.COMPRESSOBJ_FLUSH_BLOCK)
 
     def end(self) -> bytes:

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from enum import Enum
-from typing import Final, Protocol
+from typing import Final, Protocol, TypeAlias
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from proxy.disclosure import rendering
-from proxy.disclosure.recordids import RecordIds
+from proxy.disclosure.coding import Buffer
+from proxy.disclosure.recordids import ID_BYTES, RecordIds
 from proxy.disclosure.scope import RowBlock
 from proxy.disclosure.textforms import Csv, Ndjson
 from schema.fields import DECIMAL_SCALE, Field, Kind
@@ -64,12 +65,16 @@ def _range(part: str) -> tuple[str, float]:
     return name, 1.0
 
 
+Block: TypeAlias = bytes | memoryview | pa.RecordBatch
+"""Some records of one form, made ready to be written."""
+
+
 class _Form(Protocol):
     """One form of answer."""
 
     def begin(self) -> bytes: ...
 
-    def block(self, columns: Mapping[str, pa.Array]) -> bytes: ...
+    def block(self, columns: Mapping[str, rendering.Column]) -> Block: ...
 
     def end(self) -> bytes: ...
 
@@ -107,21 +112,39 @@ class _Sink:
         return data
 
 
-def _batch(schema: pa.Schema, columns: Mapping[str, pa.Array]) -> pa.RecordBatch:
-    return pa.RecordBatch.from_arrays([columns[n] for n in schema.names], schema=schema)
+def _batch(schema: pa.Schema, columns: Mapping[str, rendering.Column]) -> pa.RecordBatch:
+    return pa.RecordBatch.from_arrays([rendering.array_of(columns[n]) for n in schema.names], schema=schema)
+
+
+_MESSAGE: Final = 1024
+"""More than the head and the padding of a dictionary's message take."""
 
 
 class _ArrowStream:
-    """An Arrow IPC stream: the schema's message, one message a piece, the mark of the end."""
+    """An Arrow IPC stream: the schema's message; each piece its dictionaries and one record batch; the mark of the end.
+
+    A piece brings its own dictionaries, which replace those before (Arrow columnar format, "dictionary messages").
+    """
 
     def __init__(self, schema: pa.Schema) -> None:
         self._schema = schema
+        self._head: bytes = schema.serialize().to_pybytes()
 
     def begin(self) -> bytes:
-        return self._schema.serialize().to_pybytes()  # type: ignore[no-any-return]
+        return self._head
 
-    def block(self, columns: Mapping[str, pa.Array]) -> bytes:
-        return _batch(self._schema, columns).serialize().to_pybytes()  # type: ignore[no-any-return]
+    def block(self, columns: Mapping[str, rendering.Column]) -> memoryview:
+        batch = _batch(self._schema, columns)
+        words = [c.dictionary for c in batch.columns if pa.types.is_dictionary(c.type)]
+        room = (
+            len(self._head) + pa.ipc.get_record_batch_size(batch) + sum(w.nbytes + _MESSAGE for w in words) + _MESSAGE
+        )
+        made = pa.allocate_buffer(room)
+        sink = pa.FixedSizeBufferWriter(made)
+        with pa.ipc.new_stream(sink, self._schema) as stream:
+            stream.write_batch(batch)
+            size = sink.tell()
+        return memoryview(made)[len(self._head) : size]
 
     def end(self) -> bytes:
         return b"\xff\xff\xff\xff\0\0\0\0"
@@ -138,8 +161,11 @@ class _Parquet:
     def begin(self) -> bytes:
         return self._sink.taken()
 
-    def block(self, columns: Mapping[str, pa.Array]) -> bytes:
-        self._writer.write_batch(_batch(self._schema, columns))
+    def block(self, columns: Mapping[str, rendering.Column]) -> pa.RecordBatch:
+        return _batch(self._schema, columns)
+
+    def written(self, block: pa.RecordBatch) -> bytes:
+        self._writer.write_batch(block)
         return self._sink.taken()
 
     def end(self) -> bytes:
@@ -148,17 +174,25 @@ class _Parquet:
 
 
 _ARROW: Final[dict[Kind, pa.DataType]] = {
-    Kind.ID: pa.string(),
+    Kind.ID: pa.binary(ID_BYTES),
     Kind.TIME: pa.timestamp("us", "UTC"),
     Kind.INT: pa.int64(),
     Kind.NUMBER: pa.string(),
     Kind.DECIMAL: pa.decimal128(18, DECIMAL_SCALE),
     Kind.TEXT: pa.string(),
 }
+_CODED: Final = pa.dictionary(pa.int16(), pa.string())
+_CODES_MAX: Final = 1 << 15
+_NO_WORDS: Final = pa.array([], pa.string())
+
+
+def _type(field: Field) -> pa.DataType:
+    """A field's type in the binary forms: text that repeats is coded, a third of an answer's bytes."""
+    return _CODED if field.kind is Kind.TEXT and not field.varied else _ARROW[field.kind]
 
 
 class Encoder:
-    """Writes one answer. The methods are called in order, one at a time, from whatever thread."""
+    """Writes one answer: blocks are made at the same time, and written one after the other, in whatever threads."""
 
     def __init__(self, media: MediaType, fields: Sequence[Field], ids: RecordIds) -> None:
         """Prepare an answer.
@@ -174,36 +208,68 @@ class Encoder:
         if self._text:
             self._form = Csv(fields) if media is MediaType.CSV else Ndjson(fields)
         else:
-            schema = pa.schema([pa.field(f.name, _ARROW[f.kind], not f.required) for f in fields])
-            self._form = _ArrowStream(schema) if media is MediaType.ARROW else _Parquet(schema)
+            schema = pa.schema([pa.field(f.name, _type(f), not f.required) for f in fields])
+            if media is MediaType.ARROW:
+                self._form = _ArrowStream(schema)
+            else:
+                self._form = parquet = _Parquet(schema)
+                self._written = parquet.written  # a Parquet file's writer counts what it has written
 
     def begin(self) -> bytes:
         """Return what stands before the first record."""
         return self._form.begin()
 
-    def block(self, rows: RowBlock) -> bytes:
-        """Return some records."""
+    def block(self, rows: RowBlock) -> Block:
+        """Return some records, made ready to be written; may run for several blocks at the same time."""
         return self._form.block({f.name: self._column(rows.table, f) for f in self._fields})
+
+    def written(self, block: Block) -> Buffer:
+        """Return the bytes of what :meth:`block` made; called in the order of the answer."""
+        return block if isinstance(block, bytes | memoryview) else self._written(block)
 
     def end(self) -> bytes:
         """Return what stands after the last record."""
         return self._form.end()
 
-    def _column(self, table: pa.Table, field: Field) -> pa.Array:
+    def _column(self, table: pa.Table, field: Field) -> rendering.Column:
         if field.name == "record_id":
-            return rendering.fixed(self._ids.hexadecimal(table.column("record_id").to_numpy()), None)
+            ids = table.column("record_id").to_numpy()
+            if self._text:
+                return rendering.fixed(self._ids.hexadecimal(ids), None)
+            return pa.Array.from_buffers(_ARROW[Kind.ID], len(ids), [None, pa.py_buffer(self._ids.blocks(ids))])
         if field.kind is Kind.NUMBER:
             return rendering.number(_array(table, field.name), _array(table, field.name + "_raw"), table.num_rows)
         array = _array(table, field.name)
         if array is None:
-            return pa.nulls(table.num_rows, pa.string() if self._text else _ARROW[field.kind])
+            return _empty(pa.string() if self._text else _type(field), table.num_rows)
         if field.kind is Kind.DECIMAL:
             return rendering.decimal_text(array) if self._text else rendering.decimal(array)
         if field.kind is Kind.TIME and self._text:
             return rendering.time_text(array)
-        if pa.types.is_dictionary(array.type) and not self._text:
-            return array.cast(pa.string())
+        if field.kind is Kind.TEXT and not self._text:
+            return _spelled(array) if field.varied else _coded(array)
         return array
+
+
+def _empty(kind: pa.DataType, rows: int) -> pa.Array:
+    return (
+        pa.DictionaryArray.from_arrays(pa.nulls(rows, pa.int16()), _NO_WORDS)
+        if kind == _CODED
+        else pa.nulls(rows, kind)
+    )
+
+
+def _spelled(array: pa.Array) -> pa.Array:
+    return array.cast(pa.string()) if pa.types.is_dictionary(array.type) else array
+
+
+def _coded(array: pa.Array) -> pa.Array:
+    """Return text by codes of 16 bits: a piece has fewer records than there are such codes."""
+    if not pa.types.is_dictionary(array.type) or len(array.dictionary) >= _CODES_MAX:
+        array = _spelled(array).dictionary_encode()
+    if array.type == _CODED:
+        return array
+    return pa.DictionaryArray.from_arrays(array.indices.cast(pa.int16()), array.dictionary, safe=False)
 
 
 def _array(table: pa.Table, name: str) -> pa.Array | None:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Final, Protocol
+from typing import Final, Protocol, TypeAlias
 
 import asyncpg
 import pyarrow as pa
@@ -79,8 +79,15 @@ class Fetched:
         raise IndexError(row)
 
 
+Unopened: TypeAlias = Callable[[Position, int | None], Fetched]
+"""Opens what was fetched, in a thread: the records after the position, of which so many are enough."""
+
+
 class Source(Protocol):
     """Where the records of a month come from: whole batches, or the chunks in which a number stands."""
+
+    at_once: int
+    """Groups that may be opened at the same time; more than one only where a group is always opened whole."""
 
     async def listed(self, position: Position) -> list[Listed]:
         """Return the batches after a position, in order."""
@@ -88,10 +95,8 @@ class Source(Protocol):
     def group(self, todo: Sequence[Listed], left: int | None) -> Sequence[Listed]:
         """Return the batches to fetch next, of which ``left`` records at most are wanted."""
 
-    async def fetched(
-        self, month: int, group: Sequence[Listed], position: Position, left: int | None
-    ) -> Fetched | None:
-        """Open those batches' records after the position (``left`` of them are enough); None if one is gone."""
+    async def fetch(self, month: int, group: Sequence[Listed]) -> Unopened | None:
+        """Fetch those batches; None if one is gone."""
 
 
 def after_id(scope: Scope, shape: Shape, position: Position) -> int:

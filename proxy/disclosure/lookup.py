@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import accumulate
 from typing import Any, Final
 
@@ -25,6 +26,7 @@ from proxy.disclosure.fetching import (
     Fetched,
     Listed,
     StoreChangingError,
+    Unopened,
     after_id,
     batches,
     distinct,
@@ -46,6 +48,9 @@ CHUNKS_AT_ONCE: Final = 64
 
 class Lookup:
     """The chunks in which a number's tag stands."""
+
+    at_once = 1
+    """How many of a group's batches are opened depends on what was found in them."""
 
     def __init__(self, access: Access, scope: Scope, number: str) -> None:
         self._access = access
@@ -126,9 +131,7 @@ class Lookup:
         most = CHUNKS_AT_ONCE if left is None else min(left, CHUNKS_AT_ONCE)
         return todo[: 1 + sum(1 for count in counts if count < most)]
 
-    async def fetched(
-        self, month: int, group: Sequence[Listed], position: Position, left: int | None
-    ) -> Fetched | None:
+    async def fetch(self, month: int, group: Sequence[Listed]) -> Unopened | None:
         shared = shared_classes(self._scope)
         wanted = [(b.batch_id, chunk) for b in group for chunk in sorted(self._current[b.batch_id])]
         heads = ", ".join(f"substring(b.{c.value} from 1 for {HEADER_PREFIX_MAX}) AS {c.value}" for c in shared)
@@ -146,8 +149,7 @@ class Lookup:
         if pieces is None:
             return None
         keys = await self._access.class_keys(self._scope, month)
-        enough = ROWS_AT_ONCE if left is None else min(left, ROWS_AT_ONCE)
-        return await self._access.run(_open_pieces, self._scope, pieces, keys, position, self._number, enough)
+        return partial(_open_pieces, self._scope, pieces, keys, self._number)
 
 
 @dataclass(slots=True)
@@ -214,8 +216,9 @@ def _references(
 
 
 def _open_pieces(
-    scope: Scope, pieces: Sequence[_Piece], keys: ClassKeys, position: Position, number: str, enough: int
+    scope: Scope, pieces: Sequence[_Piece], keys: ClassKeys, number: str, position: Position, left: int | None
 ) -> Fetched:
+    enough = ROWS_AT_ONCE if left is None else min(left, ROWS_AT_ONCE)
     value = int(number[1:]) if number.startswith("+") else number
     found = _Found()
     spans: list[tuple[int, int]] = []

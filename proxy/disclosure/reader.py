@@ -12,10 +12,10 @@ records stand in the order of their ids, so that small pairs do not show. A slow
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import Executor
 from contextlib import aclosing
+from functools import partial
 from itertools import accumulate, takewhile
 from typing import TypeVar
 
@@ -31,13 +31,12 @@ from proxy.disclosure.fetching import (
     FROM,
     LIST,
     OWN,
-    RELISTS,
     ROWS_AT_ONCE,
     Batch,
     Fetched,
     Listed,
     Source,
-    StoreChangingError,
+    Unopened,
     after_id,
     batches,
     distinct,
@@ -46,6 +45,7 @@ from proxy.disclosure.fetching import (
     shared_classes,
 )
 from proxy.disclosure.lookup import Lookup
+from proxy.disclosure.pieces import pieces
 from proxy.disclosure.scope import Position, RowBlock, Scope
 from proxy.store.batches import int64s
 from proxy.store.opening import ClassKeys, SealedClass, open_class
@@ -70,7 +70,8 @@ class StoreReader:
     ) -> AsyncIterator[tuple[T, int, Position]]:
         """Yield what ``work`` makes of each piece, its number of records, and the position after it.
 
-        ``work`` runs in the executor. No piece is empty. At most ``limit`` records are read out in all.
+        ``work`` runs in the executor, of some pieces at the same time. No piece is empty. At most ``limit`` records are
+        read out in all.
         """
         return self._drive(scope, after, work, limit, _Whole(self._access, scope))
 
@@ -90,80 +91,26 @@ class StoreReader:
         return self._drive(scope, after, work, limit, Lookup(self._access, scope, number))
 
     async def _drive(
-        self,
-        scope: Scope,
-        after: Position | None,
-        work: Callable[[RowBlock], T],
-        limit: int | None,
-        source: Source,
+        self, scope: Scope, after: Position | None, work: Callable[[RowBlock], T], limit: int | None, source: Source
     ) -> AsyncIterator[tuple[T, int, Position]]:
         left = limit
         for month in scope.months():
             if after is not None and month < after.month:
                 continue
             start = after if after is not None and after.month == month else Position(month, 0, 0)
-            async with aclosing(_ahead(_pieces(source, start, left))) as pieces:
-                async for fetched, position in pieces:
-                    block = RowBlock(fetched.table)
-                    if left is not None and block.rows > left:
-                        block = block.slice(0, left)
-                        position = Position(month, fetched.pair_at(left - 1), int(block.record_ids[-1]))
-                    if len(fetched.spans) > 1:
-                        block = _mixed(block)
-                    yield await self._access.run(work, block), block.rows, position
+            async with aclosing(pieces(self._access, source, start, left, work)) as made:
+                async for piece in made:
+                    yield piece.values[0], piece.rows, piece.position
                     if left is not None:
-                        left -= block.rows
+                        left -= piece.rows
                         if left <= 0:
                             return
 
 
-def _mixed(block: RowBlock) -> RowBlock:
-    """Return a piece in the order of its record ids: pairs one after another would tell a peer the other carrier."""
-    ids = block.record_ids
-    if (ids[1:] > ids[:-1]).all():
-        return block
-    return RowBlock(block.table.take(pa.array(np.argsort(ids))))
-
-
-_Pieces = AsyncGenerator[tuple[Fetched, Position]]
-
-
-async def _ahead(pieces: _Pieces) -> _Pieces:
-    """Fetch and open the next piece while this one is encoded and sent: one is held back, never more."""
-    coming = asyncio.ensure_future(anext(pieces, None))
-    try:
-        while (piece := await coming) is not None:
-            coming = asyncio.ensure_future(anext(pieces, None))
-            yield piece
-    finally:
-        coming.cancel()
-        await asyncio.gather(coming, return_exceptions=True)
-        await pieces.aclose()
-
-
-async def _pieces(source: Source, position: Position, left: int | None) -> _Pieces:
-    """Give a month's records after a position, and the position after each piece; no piece is empty."""
-    todo = await source.listed(position)
-    relisted = 0
-    while todo and (left is None or left > 0):
-        group = source.group(todo, left)
-        fetched = await source.fetched(position.month, group, position, left)
-        if fetched is None:  # a roll has replaced a batch: list again from here
-            relisted += 1
-            if relisted > RELISTS:
-                raise StoreChangingError
-            todo = await source.listed(position)
-            continue
-        relisted = 0
-        todo, last = todo[fetched.batches :], group[fetched.batches - 1]
-        position = Position(position.month, last.pair_id, last.last_record_id)
-        if rows := fetched.table.num_rows:
-            yield fetched, position
-            left = None if left is None else left - rows
-
-
 class _Whole:
     """Whole batches of the scope."""
+
+    at_once = 2
 
     def __init__(self, access: Access, scope: Scope) -> None:
         self._access = access
@@ -189,9 +136,7 @@ class _Whole:
         before = accumulate(b.rows for b in todo)
         return todo[: 1 + sum(1 for _ in takewhile(lambda rows: rows < wanted, before))]
 
-    async def fetched(
-        self, month: int, group: Sequence[Listed], position: Position, left: int | None
-    ) -> Fetched | None:
+    async def fetch(self, month: int, group: Sequence[Listed]) -> Unopened | None:
         shared = shared_classes(self._scope)
         columns = ", ".join(f"b.{c.value}" for c in shared)
         async with self._access.permitted(self._scope, [month]) as conn:
@@ -204,10 +149,12 @@ class _Whole:
         if len(found) != len(group):
             return None
         keys = await self._access.class_keys(self._scope, month)
-        return await self._access.run(_open_batches, self._scope, [found[b.batch_id] for b in group], keys, position)
+        return partial(_open_batches, self._scope, [found[b.batch_id] for b in group], keys)
 
 
-def _open_batches(scope: Scope, batches: Sequence[Batch], keys: ClassKeys, position: Position) -> Fetched:
+def _open_batches(
+    scope: Scope, batches: Sequence[Batch], keys: ClassKeys, position: Position, _left: int | None
+) -> Fetched:
     found: dict[str, pa.Array] = {}
     for cls in sorted({cls for b in batches for cls in b.blobs}):
         parts = [SealedClass(b.shape, b.ocn(cls) if cls in b.blobs else 0, b.blobs.get(cls)) for b in batches]

@@ -16,8 +16,9 @@ from cryptography.hazmat.primitives.ciphers.modes import ECB
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 HEX = np.frombuffer(b"".join(b"%02x" % i for i in range(256)), "<u2")
-ID_LENGTH = 32
-"""Characters of an id."""
+ID_BYTES = 16
+ID_LENGTH = 2 * ID_BYTES
+"""Characters of an id that is written in text."""
 
 
 class RecordIds:
@@ -34,11 +35,15 @@ class RecordIds:
         # A single block is a permutation of 128 bits: ECB is the plain block cipher here, not a mode over a message.
         self._cipher = Cipher(AES256(key), ECB())  # noqa: S305
 
-    def hexadecimal(self, record_ids: npt.NDArray[np.int64]) -> npt.NDArray[np.uint8]:
-        """Return the ids as ASCII: (n, 32)."""
+    def blocks(self, record_ids: npt.NDArray[np.int64]) -> bytes:
+        """Return the ids, ID_BYTES each, one after another."""
         blocks = np.zeros((len(record_ids), 2), ">u8")
         blocks[:, 1] = record_ids
-        sealed = np.frombuffer(self._cipher.encryptor().update(blocks.tobytes()), np.uint8)
+        return self._cipher.encryptor().update(blocks.view(np.uint8).reshape(-1).data)
+
+    def hexadecimal(self, record_ids: npt.NDArray[np.int64]) -> npt.NDArray[np.uint8]:
+        """Return the ids as ASCII: (n, 32)."""
+        sealed = np.frombuffer(self.blocks(record_ids), np.uint8)
         return HEX[sealed].view(np.uint8).reshape(len(record_ids), ID_LENGTH)
 
     def sequence(self, text: str) -> int | None:

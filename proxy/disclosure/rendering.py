@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import cache
-from typing import Final
+from typing import Final, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +20,8 @@ Mask = npt.NDArray[np.bool_]
 
 _FIRST_DAY: Final = 10_957  # 2000-01-01; ingest takes no year outside 2000 to 2100
 _DAYS_KEPT: Final = 37_000
+_FEW: Final = 1_000
+"""Integers of so small a range are looked up in a table of their texts."""
 
 
 def _cut(words: list[bytes], dtype: list[tuple[str, str]]) -> npt.NDArray[np.void]:
@@ -65,22 +69,93 @@ def _values(array: pa.Array) -> tuple[Ints, Mask | None]:
     return values, array.is_valid().to_numpy(zero_copy_only=False)
 
 
-def fixed(matrix: Bytes, valid: Mask | None) -> pa.Array:
+@dataclass(frozen=True, slots=True)
+class Fixed:
+    """Text of one width in every record: row ``i`` of ``matrix`` (rows, width), ASCII."""
+
+    matrix: Bytes
+
+    def __len__(self) -> int:
+        return len(self.matrix)
+
+    def array(self) -> pa.Array:
+        """Return it as strings."""
+        rows, width = self.matrix.shape
+        offsets = np.arange(rows + 1, dtype=np.int32) * np.int32(width)
+        return pa.Array.from_buffers(
+            pa.string(), rows, [None, pa.py_buffer(offsets), pa.py_buffer(np.ascontiguousarray(self.matrix))]
+        )
+
+    def with_text(self, text: str) -> Fixed:
+        """Return it with the same text after each."""
+        return Fixed.beside([self, text], "")
+
+    @staticmethod
+    def beside(cells: Sequence[Fixed | str], separator: str) -> Fixed:
+        """Return cells side by side; text is the same in each record. At least one is no text."""
+        between = separator.encode()
+        words = [c if isinstance(c, Fixed) else c.encode() for c in cells]
+        rows = next(len(c) for c in words if isinstance(c, Fixed))
+        widths = [c.matrix.shape[1] if isinstance(c, Fixed) else len(c) for c in words]
+        out = np.empty((rows, sum(widths) + len(between) * (len(words) - 1)), np.uint8)
+        at = 0
+        for word, width in zip(words, widths, strict=True):
+            out[:, at : at + width] = word.matrix if isinstance(word, Fixed) else np.frombuffer(word, np.uint8)
+            at += width
+            if at < out.shape[1]:
+                out[:, at : at + len(between)] = np.frombuffer(between, np.uint8)
+                at += len(between)
+        return Fixed(out)
+
+
+Column: TypeAlias = pa.Array | Fixed
+
+
+def array_of(column: Column) -> pa.Array:
+    """Return a column as an Arrow array."""
+    return column.array() if isinstance(column, Fixed) else column
+
+
+def fixed(matrix: Bytes, valid: Mask | None) -> Column:
     """Return strings all of one length: row ``i`` of ``matrix``, or null where not ``valid``."""
+    if valid is None:
+        return Fixed(matrix)
     rows, width = matrix.shape
     offsets = np.zeros(rows + 1, np.int32)
-    if valid is None:
-        offsets[1:] = np.arange(width, (rows + 1) * width, width)
-        return pa.Array.from_buffers(
-            pa.string(), rows, [None, pa.py_buffer(offsets), pa.py_buffer(np.ascontiguousarray(matrix))]
-        )
     np.cumsum(valid, out=offsets[1:])
     offsets *= width
     bitmap = pa.py_buffer(np.packbits(valid, bitorder="little"))
     return pa.Array.from_buffers(pa.string(), rows, [bitmap, pa.py_buffer(offsets), pa.py_buffer(matrix[valid])])
 
 
-def time_text(array: pa.Array) -> pa.Array:
+def even(array: pa.Array) -> Column:
+    """Return text as :class:`Fixed` where it has one width throughout: such columns are put together at less cost."""
+    if array.null_count or not len(array):
+        return array if pa.types.is_string(array.type) else array.cast(pa.string())
+    if pa.types.is_dictionary(array.type):
+        words = [w.encode() for w in array.dictionary.to_pylist()]
+        if len({len(w) for w in words}) > 1 or not words[0]:
+            return array.cast(pa.string())
+        return Fixed(_table(words)[array.indices.to_numpy()])
+    if pa.types.is_integer(array.type):
+        values, _ = _values(array)
+        low, high = int(values.min()), int(values.max())
+        if low < 0 or high - low >= _FEW or len(str(low)) != len(str(high)):
+            return array.cast(pa.string())
+        return Fixed(_table([str(n).encode() for n in range(low, high + 1)])[values - low])
+    _, offsets, data = array.buffers()
+    ends = np.frombuffer(offsets, np.int32, len(array) + 1, array.offset * 4)
+    width, rest = divmod(int(ends[-1] - ends[0]), len(array))
+    if rest or not width or not (ends[1:] - ends[:-1] == width).all():
+        return array
+    return Fixed(np.frombuffer(data, np.uint8, len(array) * width, int(ends[0])).reshape(-1, width))
+
+
+def _table(words: Sequence[bytes]) -> Bytes:
+    return np.frombuffer(b"".join(words), np.uint8).reshape(len(words), -1)
+
+
+def time_text(array: pa.Array) -> Column:
     """Return microseconds as RFC 3339, ``2026-09-01T12:00:00.000000Z``."""
     values, valid = _values(array)
     if valid is not None:
@@ -100,7 +175,7 @@ def time_text(array: pa.Array) -> pa.Array:
     return fixed(out.view(np.uint8).reshape(len(values), _STAMP.itemsize), valid)
 
 
-def number(values: pa.Array | None, raw: pa.Array | None, rows: int) -> pa.Array:
+def number(values: pa.Array | None, raw: pa.Array | None, rows: int) -> Column:
     """Return numbers as ``+`` and E.164 digits; what is no E.164 number as its raw text, which has no ``+``."""
     if values is None:
         return pa.nulls(rows, pa.string()) if raw is None else raw
@@ -110,7 +185,7 @@ def number(values: pa.Array | None, raw: pa.Array | None, rows: int) -> pa.Array
         text = fixed(_eleven(digits if valid is None else np.where(valid, digits, 10_000_000_000)), valid)
     else:
         text = pc.binary_join_element_wise(literal("+"), values.cast(pa.string()), literal(""))
-    return text if raw is None else pc.coalesce(text, raw)
+    return text if raw is None else pc.coalesce(array_of(text), raw)
 
 
 def _eleven(digits: Ints) -> Bytes:
@@ -134,7 +209,7 @@ def decimal(array: pa.Array) -> pa.Array:
     return pa.Array.from_buffers(pa.decimal128(18, DECIMAL_SCALE), len(values), [buffer, pa.py_buffer(words)])
 
 
-def decimal_text(array: pa.Array) -> pa.Array:
+def decimal_text(array: pa.Array) -> Column:
     """Return units of 10^-8 as plain decimals with all eight places."""
     values, valid = _values(array)
     if valid is not None:
@@ -153,7 +228,7 @@ def decimal_text(array: pa.Array) -> pa.Array:
     high, low = np.divmod(part.astype(np.int64), 10_000)
     digits = np.empty((len(values), 2), np.uint32)
     digits[:, 0], digits[:, 1] = _FOUR[high], _FOUR[low]
-    places = fixed(digits.view(np.uint8).reshape(-1, 8), valid)
+    places = array_of(fixed(digits.view(np.uint8).reshape(-1, 8), valid))
     sign = pa.array(np.where(values < 0, "-", ""), pa.string())
     return pc.binary_join_element_wise(
         pc.binary_join_element_wise(sign, pa.array(whole).cast(pa.string()), literal("")), places, literal(".")

@@ -14,7 +14,8 @@ from concurrent.futures import Executor
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
-from proxy.disclosure.coding import Coder
+from proxy.disclosure.coding import Buffer, Coder
+from proxy.disclosure.encoders import Block
 from proxy.disclosure.plan import Place
 from proxy.disclosure.records import NONE, Portion, portion_of
 from proxy.disclosure.scope import Position, RowBlock, Scope
@@ -34,7 +35,7 @@ class Reader(Protocol):
     def stream(
         self, scope: Scope, after: Position | None, work: Callable[[RowBlock], T], limit: int | None
     ) -> AsyncIterator[tuple[T, int, Position]]:
-        """Give pieces in order; ``work`` runs in a thread, one piece at a time."""
+        """Give pieces in order; ``work`` runs in threads, for several pieces at the same time."""
 
     def search(
         self, scope: Scope, number: str, after: Position | None, work: Callable[[RowBlock], T], limit: int | None
@@ -48,8 +49,11 @@ class RowEncoder(Protocol):
     def begin(self) -> bytes:
         """Return what comes before the rows."""
 
-    def block(self, rows: RowBlock) -> bytes:
-        """Return the rows."""
+    def block(self, rows: RowBlock) -> Block:
+        """Return the rows, made ready; of several pieces at the same time."""
+
+    def written(self, block: Block) -> Buffer:
+        """Return their bytes; of one piece after the other."""
 
     def end(self) -> bytes:
         """Return what comes after them."""
@@ -63,7 +67,7 @@ class Piece:
     of everything up to its end. ``place`` is where the rows after it come; None where it holds no rows.
     """
 
-    data: bytes
+    data: Buffer
     size: int
     sha256: str
     rows: int
@@ -88,17 +92,23 @@ async def pieces(
     loop = asyncio.get_running_loop()
     digest = hashlib.sha256()
 
-    def work(block: RowBlock) -> tuple[bytes, Portion]:
+    def work(block: RowBlock) -> tuple[Block, Portion]:
         return encoder.block(block), portion_of(block.record_ids)
 
-    def finish(data: bytes, last: bool) -> tuple[bytes, str]:
+    def finish(head: bytes, block: Block | None, tail: bytes) -> tuple[Buffer, int, str]:
+        data = b"" if block is None else encoder.written(block)
+        if head or tail:
+            data = b"".join((head, data, tail))
         digest.update(data)
-        coded = coder.code(data) + coder.end() if last else coder.code(data)
-        return coded, digest.hexdigest()
+        coded = coder.code(data)
+        if block is None:
+            coded = b"".join((coded, coder.end()))
+        return coded, len(data), digest.hexdigest()
 
-    async def piece(data: bytes, rows: int, place: Place | None, records: Portion, last: bool = False) -> Piece:
-        coded, sha256 = await loop.run_in_executor(executor, finish, data, last)
-        return Piece(coded, len(data), sha256, rows, place, records)
+    async def piece(
+        head: bytes, block: Block | None, tail: bytes, rows: int, place: Place | None, records: Portion
+    ) -> Piece:
+        return Piece(*await loop.run_in_executor(executor, finish, head, block, tail), rows, place, records)
 
     head = await loop.run_in_executor(executor, encoder.begin)
     left = order.limit
@@ -109,12 +119,12 @@ async def pieces(
         after = order.start.position if order.start and segment == first else None
         rows_of = _read(reader, order, order.scopes[segment], after, work, left)
         async with contextlib.aclosing(rows_of):  # type: ignore[type-var]
-            async for (data, records), rows, position in rows_of:
-                yield await piece(head + data if head else data, rows, Place(segment, position), records)
+            async for (block, records), rows, position in rows_of:
+                yield await piece(head, block, b"", rows, Place(segment, position), records)
                 head = b""
                 left -= rows
     tail = await loop.run_in_executor(executor, encoder.end)
-    yield await piece(head + tail, 0, None, NONE, last=True)
+    yield await piece(head, None, tail, 0, None, NONE)
 
 
 def _read(

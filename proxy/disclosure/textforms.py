@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
+from itertools import groupby
 from typing import Final
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from proxy.disclosure.rendering import literal
+from proxy.disclosure.rendering import Column, Fixed, array_of, even, literal
 from schema.fields import Field, Kind
 
 _CSV_SPECIAL: Final = (b'"', b",", b"\r", b"\n")
@@ -29,36 +30,50 @@ class Csv:
         """The header line."""
         return (",".join(f.name for f in self._fields) + "\r\n").encode()
 
-    def block(self, columns: Mapping[str, pa.Array]) -> bytes:
+    def block(self, columns: Mapping[str, Column]) -> bytes:
         """Some records."""
-        parts: list[pa.Array | pa.Scalar] = []
-        nulls = 0
-        for field in self._fields:
-            column = columns[field.name]
-            if column.null_count == len(column):
-                nulls += 1
-                continue
-            parts += _commas(nulls)
-            nulls = 0
-            parts.append(_spelled(column, _csv_quoted) if field.kind in _FREE_TEXT else _text(column))
-        parts += _commas(nulls)
-        last = parts.pop()  # the line's end goes to its last column: a join of its own would copy every line again
-        parts.append(
-            pc.binary_join_element_wise(
-                last, literal("\r\n"), literal(""), null_handling="replace", null_replacement=""
-            )
-        )
-        lines = pc.binary_join_element_wise(*parts, literal(","), null_handling="replace", null_replacement="")
-        return _lines(lines, len(column))
+        cells = [self._cell(field, columns[field.name]) for field in self._fields]
+        if isinstance(cells[-1], str):
+            cells[-1] += "\r\n"
+        elif isinstance(cells[-1], Fixed):
+            cells[-1] = cells[-1].with_text("\r\n")
+        else:  # the line's end goes to its last column: a join of its own would copy every line again
+            cells[-1] = _join([cells[-1], literal("\r\n")], "")
+        parts = [
+            literal(part) if isinstance(part, str) else array_of(part)
+            for constant, run in groupby(cells, lambda cell: not isinstance(cell, pa.Array))
+            for part in ([_merged(list(run))] if constant else run)
+        ]
+        return _lines(_join(parts, ","), len(columns[self._fields[0].name]))
+
+    def _cell(self, field: Field, column: Column) -> Column | str:
+        """A column as it is written; as a string where it is the same in every record."""
+        if isinstance(column, Fixed):
+            return column
+        if column.null_count == len(column):
+            return ""
+        if field.kind not in _FREE_TEXT:
+            return even(column)
+        if not pa.types.is_dictionary(column.type):
+            return even(_csv_quoted(column))
+        words = _csv_quoted(column.dictionary)
+        if len(words) == 1 and not column.null_count:
+            return words[0].as_py()
+        return even(pa.DictionaryArray.from_arrays(column.indices, words))
 
     def end(self) -> bytes:
         """Nothing."""
         return b""
 
 
-def _commas(nulls: int) -> list[pa.Scalar]:
-    """A run of null columns, as one word between two separators."""
-    return [literal("," * (nulls - 1))] if nulls else []
+def _merged(run: Sequence[Fixed | str]) -> Fixed | str:
+    """Cells next to each other whose width does not change, as one: a join costs by the columns it joins."""
+    words = [cell for cell in run if isinstance(cell, str)]
+    return ",".join(words) if len(words) == len(run) else Fixed.beside(run, ",")
+
+
+def _join(parts: Sequence[pa.Array | pa.Scalar], separator: str) -> pa.Array:
+    return pc.binary_join_element_wise(*parts, literal(separator), null_handling="replace", null_replacement="")
 
 
 def _spelled(column: pa.Array, escape: Callable[[pa.Array], pa.Array]) -> pa.Array | pa.Scalar:
@@ -90,12 +105,12 @@ class Ndjson:
         """Nothing."""
         return b""
 
-    def block(self, columns: Mapping[str, pa.Array]) -> bytes:
+    def block(self, columns: Mapping[str, Column]) -> bytes:
         """Some records."""
         parts: list[pa.Array | pa.Scalar] = []
         text = "{"
         for position, field in enumerate(self._fields):
-            column = columns[field.name]
+            column = array_of(columns[field.name])
             text += ("," if position else "") + json.dumps(field.name) + ":"
             if column.null_count == len(column):
                 text += "null"

@@ -91,6 +91,25 @@ async def test_a_roll_between_any_two_statements(
     assert swept >= 8
 
 
+@pytest.mark.usefixtures("eager")
+@PULLS
+async def test_a_roll_in_the_middle_repeats_no_pair(
+    store: Store, monkeypatch: pytest.MonkeyPatch, search: str | None
+) -> None:
+    """A reader that lists again goes on after the pair it has reached, not only after the record."""
+    await store.add([call(n, egress=("456B", "789C", "124A")[n % 3], called=WANTED) for n in range(60)])
+    scope = await store.scope(["123A"])
+    hook = Before(monkeypatch)
+    for at in range(1, 60):
+        await store.ingest([call(100 + at, called=WANTED)])
+        hook.at, hook.seen, hook.work = at, 0, store.roll
+        assert sorted(call_ids(await store.pull(scope, search=search))) == list(range(60)), f"before statement {at}"
+        if hook.work is not None:
+            hook.work = None
+            break
+    assert at >= 8
+
+
 @PULLS
 async def test_a_roll_that_replaces_some_batches_of_a_piece(
     store: Store, monkeypatch: pytest.MonkeyPatch, search: str | None

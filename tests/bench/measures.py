@@ -116,12 +116,14 @@ class Puller:
         connection = http.client.HTTPConnection(self.gate.host, self.gate.port, timeout=120)
         connection.request("GET", path, headers=headers)
         response = connection.getresponse()
-        size = 0
-        with out.open("wb") as target:
-            while piece := response.read(1 << 20):
-                target.write(piece)
-                size += len(piece)
-                if pause_s:
+        size = slept = 0
+        room = memoryview(bytearray(1 << 18))  # one buffer for all: a fresh one for each read costs more than the read
+        with out.open("wb", buffering=0) as target:
+            while got := response.readinto(room):
+                target.write(room[:got])
+                size += got
+                if pause_s and size >> 20 > slept:
+                    slept = size >> 20
                     time.sleep(pause_s)
         assert response.status == 200, (response.status, out.read_bytes()[:500])
         connection.close()

@@ -38,7 +38,8 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rolling, "CHUNK_ROWS", 2)
     monkeypatch.setattr(batches.Table.seal, "__kwdefaults__", {**batches.Table.seal.__kwdefaults__, "chunk_rows": 2})
     monkeypatch.setattr(reading, "ROWS_AT_ONCE", 12)
-    monkeypatch.setattr(looking, "CHUNKS_AT_ONCE", 3)
+    monkeypatch.setattr(looking, "CHUNKS_AT_ONCE", 9)
+    monkeypatch.setattr(looking, "ROWS_AT_ONCE", 7)
 
 
 WORLD = [

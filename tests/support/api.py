@@ -55,6 +55,9 @@ class FakeEncoder:
     def block(self, rows: Any) -> bytes:
         return b"".join(b"%d\n" % i for i in rows.record_ids.tolist())
 
+    def written(self, block: bytes) -> bytes:
+        return block
+
     def end(self) -> bytes:
         return b"tail\n"
 

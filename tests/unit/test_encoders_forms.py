@@ -16,6 +16,7 @@ import pytest
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
+from proxy.disclosure import rendering
 from proxy.disclosure.encoders import Encoder, MediaType, NotAcceptable, negotiate
 from proxy.disclosure.recordids import RecordIds
 from proxy.disclosure.scope import RowBlock
@@ -87,7 +88,8 @@ def cell(row: dict[str, Any], f: Field) -> Any:
 
 def encode(media: MediaType, blocks: list[RowBlock], fields: tuple[Field, ...] = FIELDS) -> bytes:
     encoder = Encoder(media, fields, IDS)
-    return encoder.begin() + b"".join(encoder.block(b) for b in blocks) + encoder.end()
+    made = [encoder.block(b) for b in blocks]  # all before any is written, as threads may
+    return encoder.begin() + b"".join(encoder.written(m) for m in made) + encoder.end()
 
 
 def micros(text: str) -> int:
@@ -134,7 +136,7 @@ def from_arrow(table: pa.Table) -> list[dict[str, Any]]:
         if f.kind is Kind.TIME:
             table = table.set_column(i, f.name, table.column(i).cast(pa.int64()))
     rows: list[dict[str, Any]] = table.to_pylist()
-    return rows
+    return [{**row, "record_id": row["record_id"].hex()} for row in rows]
 
 
 def read(media: MediaType, data: bytes) -> list[dict[str, Any]]:
@@ -188,6 +190,33 @@ def test_columns_in_many_chunks(media: MediaType) -> None:
     ]
     parts = pa.concat_tables([block(rows).table.slice(i, 3) for i in (0, 3, 6)])
     assert encode(media, [RowBlock(parts)]) == encode(media, [block(rows)])
+
+
+@pytest.mark.parametrize(
+    ("array", "width"),
+    [
+        (pa.array(["ab", "cd", "ef"]), 2),
+        (pa.array(["xx", "ab", "cd", "ef"]).slice(1), 2),
+        (pa.array(["a", "bcd", "ef"]), None),  # as long together as three of two
+        (pa.array(["ab", None, "ef"]), None),
+        (pa.array(["", "", ""]), None),
+        (pa.array([], pa.string()), None),
+        (pa.array(["ab", "cd", "ab"]).dictionary_encode(), 2),
+        (pa.array(["ab", "cde", "ab"]).dictionary_encode(), None),
+        (pa.array(["ab", None, "ab"]).dictionary_encode(), None),
+        (pa.array([16, 31, 17]), 2),
+        (pa.array([9, 10]), None),
+        (pa.array([0, 999]), None),
+        (pa.array([1000, 1999]), 4),
+        (pa.array([1000, 2000]), None),
+        (pa.array([-5, 5]), None),
+        (pa.array([200, None]), None),
+    ],
+)
+def test_text_of_one_width_is_found(array: pa.Array, width: int | None) -> None:
+    made = rendering.even(array)
+    assert (made.matrix.shape[1] if isinstance(made, rendering.Fixed) else None) == width
+    assert rendering.array_of(made).to_pylist() == array.cast(pa.string()).to_pylist()
 
 
 @pytest.mark.parametrize("media", MediaType)

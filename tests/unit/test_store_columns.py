@@ -127,6 +127,20 @@ def test_a_column_of_many_chunks_and_an_offset_is_the_same_column() -> None:
     assert as_ints(columns.decode(one, fields))["calling_raw"] == [None, None, "anonymous", None]
 
 
+@pytest.mark.parametrize("coded", [True, False])
+def test_chunks_with_dictionaries_of_their_own_are_one_column(coded: bool) -> None:
+    """The same words in another order, other words, one word, the first again: each row keeps its own."""
+    parts = [["a", "bb"] * 6, ["bb", "a"] * 6, ["c", "a", "dd"] * 4, ["dd"] * 12, ["a", "bb"] * 6]
+    field = Field("switch_id", DisclosureClass.ROUTING, Kind.TEXT, LegalClass.OTHER, "")
+    chunks = []
+    for words in parts:
+        table = pa.table({"switch_id": pa.array(words, pa.string())})
+        data = columns.encode(columns.prepare(table, (field,)), 0, len(words))
+        chunks.append(columns.Chunk(data, (field,)))
+    made = columns.assemble(chunks, (field,), coded=coded)["switch_id"]
+    assert made.to_pylist() == [w for words in parts for w in words]
+
+
 def test_equal_records_are_equal_bytes_whatever_lies_under_their_nulls() -> None:
     """What a producer left under a null must not leak into the store."""
     fields = CLASS_FIELDS[DisclosureClass.TIMING]

@@ -76,7 +76,7 @@ class _Assembly:
             return made if coded else made.cast(pa.string())
         return self._texts()
 
-    def _made(self, kind: pa.DataType, values: npt.NDArray[np.int64] | npt.NDArray[np.int32]) -> pa.Array:
+    def _made(self, kind: pa.DataType, values: npt.NDArray[np.int64 | np.int32 | np.int16]) -> pa.Array:
         return pa.Array.from_buffers(kind, self._rows, [self._bitmap(), pa.py_buffer(values)])
 
     def _bitmap(self) -> pa.Buffer | None:
@@ -99,18 +99,24 @@ class _Assembly:
 
     def _coded(self) -> pa.DictionaryArray:
         """One dictionary for all chunks: their words are few, and mostly the same."""
-        codes = np.zeros(self._rows, np.int32)
+        few = sum(c.place.entries for c, _, _ in self._parts) < 1 << 15
+        kind = np.int16 if few else np.int32
+        codes: npt.NDArray[np.int16 | np.int32] = np.zeros(self._rows, kind)
         words: dict[bytes, int] = {}
+        seen: dict[tuple[bytes, bytes], npt.NDArray[np.int16 | np.int32]] = {}
         for column, start, stop in self._parts:
-            own = column.words()
-            known = np.array([words.setdefault(w, len(words)) for w in own], np.int32)
-            local = column.codes()
-            codes[start:stop] = known[0] if len(own) == 1 else known[local]
+            known = seen.get(column.dictionary)
+            if known is None:
+                known = seen[column.dictionary] = np.array(
+                    [words.setdefault(w, len(words)) for w in column.words()], kind
+                )
+            codes[start:stop] = known[column.codes()] if column.place.width else known[0]
         try:
             spelled = pa.array([w.decode() for w in words], pa.string())
         except UnicodeDecodeError as error:
             raise FormatError("a text is not UTF-8") from error
-        return pa.DictionaryArray.from_arrays(self._made(pa.int32(), codes), spelled)
+        indices = self._made(pa.int16() if few else pa.int32(), codes)
+        return pa.DictionaryArray.from_arrays(indices, spelled, safe=False)
 
     def _texts(self) -> pa.Array:
         offsets = np.zeros(self._rows + 1, np.int32)

@@ -65,8 +65,6 @@ def _place(body: bytes, at: int, kind: Kind, rows: int) -> _Place:
     head = body[at]
     encoding, valid = head & 0x0F, 0
     at += 1
-    if encoding == NULLS:
-        return _Place(NULLS, False, 0, 0, 0, 0, 0, 0, 0, 0, 0, at)
     if head & VALID:
         valid = at
         at += (rows + 7) // 8
@@ -126,10 +124,12 @@ class Chunk:
                 raise FormatError("a chunk claims too many rows")
             at = HEAD.size
             for field in fields[:count]:
+                if body[at] & 0x0F == NULLS:
+                    at += 1
+                    continue
                 place = _place(body, at, field.kind, self.rows)
                 at = place.end
-                if place.encoding != NULLS:
-                    places.append((field, place))
+                places.append((field, place))
         except (struct.error, IndexError) as error:
             raise FormatError("a chunk ends before its last field") from error
         if at != len(body):
@@ -267,6 +267,14 @@ class Column:
         if len(codes) and int(codes.max()) >= self.place.entries:
             raise FormatError("a code outside its dictionary")
         return codes
+
+    @property
+    def dictionary(self) -> tuple[bytes, bytes]:
+        """A coded column's dictionary as it is stored: the chunks of a batch mostly have the same."""
+        place = self.place
+        return self._body[place.lists : place.lists + 4 * place.entries], self._body[
+            place.data : place.data + place.size
+        ]
 
     def words(self) -> list[bytes]:
         """A coded column's dictionary."""
