@@ -10,7 +10,7 @@ import click
 from rich.console import Console
 from rich.table import Table
 
-from tests.bench import exposure, measures
+from tests.bench import exposure, logcost, measures
 from tests.bench.measures import Result
 from tests.bench.rivals import Psql
 from tests.bench.stage import gateway, stage
@@ -22,6 +22,7 @@ BARS = {
     "ingest_small": (1.0, 4.0),
     "bytes_per_cdr": (0.33, 0.20),
     "lookup": (75.0, 25.0),
+    "log_overhead": (1.02, 1.01),
 }
 """First bar and aim, as ratios."""
 
@@ -32,7 +33,7 @@ BARS = {
 @click.option("--accesses", default=10_000, show_default=True, help="Accesses that the exposure is counted of.")
 @click.option("--rounds", default=3, show_default=True)
 @click.option(
-    "--only", multiple=True, help="ingest, pulls, lookup, small_pull, ingest_small, exposure (ingest always runs)."
+    "--only", multiple=True, help="ingest, pulls, lookup, log_cost, small_pull, ingest_small, exposure (ingest always)."
 )
 def main(rows: int, small_files: int, accesses: int, rounds: int, only: tuple[str, ...]) -> None:
     """Run the benchmarks."""
@@ -67,6 +68,8 @@ async def _run(rows: int, small_files: int, accesses: int, rounds: int, only: se
         await measures.ingest(place, psql, rows, report)
         if wanted("lookup"):
             await measures.lookup(place, 3, report)
+        if wanted("log_cost"):
+            await logcost.costs(place, 400, 2 * rounds, report)
         if wanted("pulls") or wanted("small_pull"):
             async with gateway(place, [measures.OCN]) as gate:
                 if wanted("pulls"):
