@@ -304,37 +304,50 @@ class Live:
 
     def opened(self, rows: Sequence[asyncpg.Record], blobs: _Blobs) -> Iterator[Line]:
         """Open a stretch of entries; runs in a thread."""
-        wanted: dict[UUID, dict[int, asyncpg.Record]] = {}
+        groups: dict[UUID, list[asyncpg.Record]] = {}
         for row in rows:
-            wanted.setdefault(row["batch_id"], {})[row["batch_pos"]] = row
-        found: dict[tuple[UUID, int], dict[str, Opening]] = {}
-        counts: dict[UUID, int] = {}
+            groups.setdefault(row["batch_id"], []).append(row)
+        sealed: dict[UUID, list[tuple[str, int, bytes]]] = {}
         for (part, month, batch), blob in blobs.items():
-            places = wanted[batch]
-            if month_of(next(iter(places.values()))["at"]) != month:
-                continue  # of another month than its entries: an orphan, which is looked for at the end
-            self._groups.saw((part, month, batch))
-            count, chunks = self._chunks(part, month, batch, blob, sorted(places))
-            counts[batch] = counts.get(batch, count) if counts.get(batch, count) == count else -1
-            for place, data in chunks:
-                found.setdefault((batch, place), {})[part] = data
+            sealed.setdefault(batch, []).append((part, month, blob))
         self._sums.add(*of_columns([r["idx"] for r in rows], [r["tags"] for r in rows]))
-        for row in rows:
-            batch, place = row["batch_id"], row["batch_pos"]
-            fault = self._groups.next(row["idx"], batch, place, counts.get(batch))
+        opened = {batch: self._group(batch, own, sealed.get(batch, ())) for batch, own in groups.items()}
+        looked = self._keys is not None
+        for row in rows:  # in the order in which they stand, whatever groups they say they are of
+            index, batch, place = row["idx"], row["batch_id"], row["batch_pos"]
+            count, found = opened[batch]
+            fault = self._groups.next(index, batch, place, count)
             yield Line(
-                row["idx"],
+                index,
                 row["header"],
                 row["tags"],
                 row["leaf_hash"],
                 (row["entry_id"], row["kind"], row["at"], row["access_id"]),
-                None if self._keys is None else found.get((batch, place), {}),
+                found[place] if looked else None,
                 () if fault is None else (fault,),
             )
+
+    def _group(
+        self, batch: UUID, rows: Sequence[asyncpg.Record], sealed: Iterable[tuple[str, int, bytes]]
+    ) -> tuple[int | None, dict[int, dict[str, Opening]]]:
+        """Return how many entries a group was sealed with (-1: its parts disagree), and the openings by place."""
+        places = [row["batch_pos"] for row in rows]
+        found: dict[int, dict[str, Opening]] = {place: {} for place in places}
+        count: int | None = None
+        for part, month, blob in sealed:
+            if month_of(rows[0]["at"]) != month:
+                continue  # of another month than its entries: an orphan, which is looked for at the end
+            self._groups.saw((part, month, batch))
+            chunks, opened = self._chunks(part, month, batch, blob, places)
+            count = chunks if count is None or count == chunks else -1
+            for place, data in opened:
+                found[place][part] = data
+        return count, found
 
     def _chunks(
         self, part: str, month: int, batch: UUID, blob: bytes, places: list[int]
     ) -> tuple[int, Iterable[tuple[int, Opening]]]:
+        """Return how many chunks there are, and of the places asked for what is in them."""
         key = self._opened[part, month]
         try:
             header = parse_header(blob)
@@ -344,25 +357,26 @@ class Live:
         count = len(header.ends)
         if isinstance(key, Lost):
             return count, [(place, key) for place in places]
-        damaged = Lost("stands sealed and does not open")
-        inside = [place for place in places if 0 <= place < count and header.span(place)[0] < len(blob)]
-        opened: dict[int, Opening] = dict.fromkeys(places, damaged)
-        if whole:
-            aad = encoding.sealing_aad(part, month, batch)
-            opened.update(_open(key, header, blob, inside, aad))
+        inside = [place for place in places if 0 <= place < count] if whole else []
+        opened: dict[int, Opening] = {}
+        if len(inside) != len(places):
+            opened = dict.fromkeys(places, Lost("stands sealed and does not open"))
+        opened.update(_open(key, header, blob, inside, encoding.sealing_aad(part, month, batch)))
         return count, opened.items()
 
 
-def _open(key: DataKey, header: Header, blob: bytes, places: list[int], aad: bytes) -> Iterator[tuple[int, Opening]]:
-    view = memoryview(blob)
-    sealed = [(place, view[slice(header.span(place)[0], sum(header.span(place)))]) for place in places]
+def _open(key: DataKey, header: Header, blob: bytes, places: list[int], aad: bytes) -> Iterable[tuple[int, Opening]]:
+    view, start, ends = memoryview(blob), header.length, (0, *header.ends)
+    sealed = [(place, view[start + ends[place] : start + ends[place + 1]]) for place in places]
     try:
-        yield from zip(places, open_chunks(key, header, sealed, aad), strict=True)
+        return list(zip(places, open_chunks(key, header, sealed, aad), strict=True))
     except SealError:
-        # One of them at least: which?
-        for place, piece in sealed:
-            with contextlib.suppress(SealError):
-                yield place, open_chunk(key, header, place, piece, aad)
+        pass
+    opened: dict[int, Opening] = dict.fromkeys(places, Lost("stands sealed and does not open"))
+    for place, piece in sealed:  # one of them at least does not open: which?
+        with contextlib.suppress(SealError):
+            opened[place] = open_chunk(key, header, place, piece, aad)
+    return opened.items()
 
 
 def _take(sums: TagSums, rows: Sequence[asyncpg.Record]) -> None:
