@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import asyncpg
 import click
 from rich.markup import escape
 
@@ -27,6 +28,13 @@ def migrate_command(ctx: click.Context, as_json: bool) -> None:
 
     async def work() -> list[str]:
         async with connect(config) as conn:
+            # A newer version may know more roles, to which its migrations grant.
+            if missing := await _missing_roles(conn):
+                raise CliError(
+                    f"login roles are missing: {', '.join(missing)}",
+                    ExitCode.REFUSED,
+                    "run `tollgate init` again: it keeps what is there, makes them, and migrates",
+                )
             return await migrate(conn)
 
     applied = run(work())
@@ -38,10 +46,15 @@ def migrate_command(ctx: click.Context, as_json: bool) -> None:
     console.print(f"{len(applied)} applied; the database is at version {max(m.number for m in available()):04d}")
 
 
+async def _missing_roles(conn: asyncpg.Connection) -> list[str]:
+    there = {r["rolname"] for r in await conn.fetch("SELECT rolname FROM pg_roles")}
+    return sorted(r.value for r in Role if r.value not in there)
+
+
 async def _status(config: Config) -> dict[str, Any]:
     async with connect(config) as conn:
         missing = await pending(conn)
-        roles = {r["rolname"] for r in await conn.fetch("SELECT rolname FROM pg_roles")}
+        roles = await _missing_roles(conn)
         row = await conn.fetchrow(
             "SELECT current_setting('server_version') AS version, current_database() AS database,"
             " pg_database_size(current_database()) AS bytes,"
@@ -54,7 +67,7 @@ async def _status(config: Config) -> dict[str, Any]:
         "synchronous_commit": row["synchronous_commit"],
         "fsync": row["fsync"],
         "pending": missing,
-        "missing_roles": sorted(r.value for r in Role if r.value not in roles),
+        "missing_roles": roles,
     }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import ssl
@@ -9,6 +10,7 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
+import asyncpg
 import pytest
 from click.testing import CliRunner, Result
 from cryptography import x509
@@ -94,6 +96,26 @@ def test_status_and_migrate(made: tuple[Path, dict[str, Any]]) -> None:
     found = json.loads(status.stdout)
     assert (found["pending"], found["missing_roles"], found["synchronous_commit"]) == ([], [], "on")
     assert json.loads(run(home, "db", "migrate", "--json").stdout) == {"applied": []}
+
+
+def test_a_database_of_before_a_role_is_told_what_to_do(made: tuple[Path, dict[str, Any]]) -> None:
+    home, _ = made
+
+    async def rename(old: str, new: str) -> None:
+        conn = await asyncpg.connect(server.url)
+        await conn.execute(f"ALTER ROLE {old} RENAME TO {new}")
+        await conn.close()
+
+    server = embedded.use(home)
+    try:
+        asyncio.run(rename("tollgate_retention", "somebody_else"))
+        refused = run(home, "db", "migrate")
+        asyncio.run(rename("somebody_else", "tollgate_retention"))
+    finally:
+        server.release()
+    assert refused.exit_code == 1
+    assert "tollgate_retention" in refused.stderr
+    assert "tollgate init" in refused.stderr
 
 
 def test_the_certificate_verifies_in_strict_mode(made: tuple[Path, dict[str, Any]]) -> None:
