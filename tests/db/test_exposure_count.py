@@ -8,6 +8,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import asyncpg
 import pytest
 
 from proxy.disclosure import exposure_store as counting
@@ -225,3 +226,22 @@ async def test_only_the_privacy_role_counts(desk: Desk) -> None:
         assert entry.kind is Kind.EXPOSURE_READ
         assert entry.request is not None
         assert (entry.request["decision"], entry.request["reason"]) == ("deny", reason)
+
+
+async def test_sets_that_are_past_their_retention_count_as_all_of_the_scope(
+    desk: Desk, owner: asyncpg.Connection
+) -> None:
+    await fill(desk)
+    whole = await desk.pull("client-b")
+    cut = await desk.pull(break_after=9_000)
+    batch = "SELECT batch_id FROM tollgate.log_entry WHERE kind = 'access.{}' AND access_id = $1"
+    erase = f"DELETE FROM tollgate.log_opening WHERE part = 'records' AND batch_id IN ({batch})"
+    await owner.execute(erase.format("outcome"), cut.access_id)
+    count = await desk.count()
+    assert cut.ids < set(count.records) == whole.ids
+    assert count.complete
+    await owner.execute(erase.format("intent"), cut.access_id)
+    value = (await desk.count()).as_json()
+    assert (value["complete"], value["accesses"]["unreadable"]) == (False, 1)
+    assert value["unreadable"] == [str(cut.access_id)]
+    assert "exact" not in value["subscribers"], "what cannot be read is not taken for nothing"
