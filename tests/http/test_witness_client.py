@@ -7,6 +7,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
+import aiohttp
 import pytest
 from aiohttp import web
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -146,7 +147,18 @@ def cosigned(request: AddCheckpoint, time_: float | None = None) -> web.Response
     return web.Response(text=signature_lines([line]))
 
 
-async def test_a_growing_log_is_cosigned_by_all(stand: Stand, log: Log, kept: Kept) -> None:
+async def test_a_growing_log_is_cosigned_by_all(
+    stand: Stand, log: Log, kept: Kept, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    exchanges = 0
+    post = witnesses.Link._post
+
+    async def counted(self: witnesses.Link, session: aiohttp.ClientSession, body: bytes) -> tuple[int, str]:
+        nonlocal exchanges
+        exchanges += 1
+        return await post(self, session, body)
+
+    monkeypatch.setattr(witnesses.Link, "_post", counted)
     one, two = await stand.honest("w1"), await stand.honest("w2")
     asked = stand.asks(one, two)
     for size in (3, 4, 8, 8, 21, 40):
@@ -156,7 +168,8 @@ async def test_a_growing_log_is_cosigned_by_all(stand: Stand, log: Log, kept: Ke
     for size, name, line in kept.lines:
         key = {one.name: one.key, two.name: two.key}[name]
         Note(log.checkpoint(size).text, parse_signatures(line + "\n")).verify([key])
-    # Each proof is from where the last round left off: one exchange a round.
+    # Each proof is from where the last round left off: one exchange a round with each.
+    assert exchanges == len(kept.lines) == 10
     assert set(kept.proofs) == {(3, 4), (4, 8), (8, 21), (21, 40)}
 
 
