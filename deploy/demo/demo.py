@@ -7,6 +7,7 @@ itself, and ends with 0 only if every step did what it says; each is checked eit
 from __future__ import annotations
 
 import argparse
+import asyncio
 import contextlib
 import csv
 import hashlib
@@ -28,8 +29,11 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import asyncpg
 from rich.console import Console
 from rich.markup import escape
+
+from proxy.cli import embedded
 
 ROOT = Path(__file__).resolve().parents[2]
 DATA = Path(__file__).resolve().parent / "data"
@@ -283,6 +287,56 @@ class Demo:
         outcomes = [e["outcome"] for e in entries if e["kind"] == "access.outcome"]
         check(outcomes[0]["sha256"] == self.pulled["a"]["sha256"], "the log has another digest than A's file")
 
+    def tamper(self) -> None:
+        """Whoever has the database turns a refusal into a permit; fsck names the entry."""
+        heading("The log is checked, every entry of it, and the store with it")
+        self.tollgate("log", "fsck")
+        heading("Somebody with the database turns a refusal into a permit")
+        turned = "UPDATE tollgate.log_entry SET kind = '{1}', header = convert_to(replace(convert_from(header, 'UTF8'),"
+        turned += " '{0}', '{1}'), 'UTF8') WHERE kind = '{0}'"
+        entries = json.loads(self.tollgate("log", "show", "--limit", "1000", "--json", show=False))
+        (index,) = [entry["index"] for entry in entries if entry["kind"] == "access.denied"]
+        permit, deny = "access.intent", "access.denied"
+        self.as_superuser(turned.format(deny, permit))
+        self.shown("log", "fsck")
+        done = self.run_fsck()
+        out.print(escape(done.stderr.strip()), style="yellow")
+        check(done.returncode == 1, f"fsck of an edited log ended with {done.returncode}")
+        check(f"the first broken entry: entry {index}: its leaf" in done.stderr, "fsck does not name the entry")
+        out.print("It is put back:")
+        self.as_superuser(turned.format(permit, deny) + f" AND idx = {index}", show=False)
+        self.tollgate("log", "fsck")
+
+    def as_superuser(self, statement: str, show: bool = True) -> None:
+        """Do something to the database that no role of Tollgate may do."""
+        if show:
+            out.print(f'[dim]$ psql -c "{escape(statement)}"[/]')
+
+        async def do(url: str) -> str:
+            conn = await asyncpg.connect(url)
+            try:
+                return str(await conn.execute(statement))
+            finally:
+                await conn.close()
+
+        server = embedded.use(self.home)
+        try:
+            said = asyncio.run(do(server.url))
+        finally:
+            server.release()
+        check(said == "UPDATE 1", f"the edit changed nothing: {said}")
+
+    def run_fsck(self) -> subprocess.CompletedProcess[str]:
+        """Run `tollgate log fsck` and keep what it says."""
+        return subprocess.run(
+            [TOLLGATE, "log", "fsck"],
+            env=self.environment,
+            cwd=self.folder,
+            text=True,
+            check=False,
+            capture_output=True,
+        )
+
     def metrics(self) -> None:
         """The numbers that all of this made."""
         heading("The metrics that this made")
@@ -311,6 +365,7 @@ class Demo:
         self.nothing_too_much()
         self.refusals()
         self.log()
+        self.tamper()
         self.metrics()
 
     def next_commands(self) -> None:
@@ -328,6 +383,7 @@ class Demo:
             f"curl -s --cacert home/tls/ca.pem {self.issuer}/.well-known/oauth-authorization-server",
             f"curl -s {self.metrics_url}/metrics",
             "tollgate log show",
+            "tollgate log fsck",
             "tollgate store status",
             "tollgate client disable billing-example-a --reason 'trying it'",
         )

@@ -123,10 +123,10 @@ async def test_anchors(log: Log, database: Database, tmp_path: Path) -> None:
     kept.write_bytes(note)
     result = await tollgate(database, "fsck", "--no-store", "--anchor", str(kept))
     assert result.exit_code == 0, result.output
-    assert "1 anchors hold" in result.stderr
+    assert "1 anchor holds" in result.stderr
     await asyncio.to_thread(anchor.write, log.config.log_dir, note)
-    assert "1 anchors hold" in (await tollgate(database, "fsck", "--no-store")).stderr
-    assert "no anchor" in (await tollgate(database, "fsck", "--no-store", "--no-anchor-file")).stderr
+    assert "1 anchor holds" in (await tollgate(database, "fsck", "--no-store")).stderr
+    assert "no anchor holds" in (await tollgate(database, "fsck", "--no-store", "--no-anchor-file")).stderr
     kept.write_bytes(note.replace(b"\n600\n", b"\n601\n"))
     assert "does not verify" in await refused(database, "fsck", "--no-store", "--anchor", str(kept))
     kept.write_bytes(b"\x1b[31m no note")

@@ -105,10 +105,9 @@ def fsck(
     if as_json:
         emit(report.as_json() | {"store": None if store is None else [_store_json(f) for f in store]})
     _say(report, store)
-    found = report.found + len(store or ())
-    if found:
+    if report.found or store:
         raise CliError(
-            f"{found} findings: the log is not what was written" if report.found else f"{found} findings in the store",
+            "the log is not what was written" if report.found else "the store is not what the log says it is",
             hint="keep the database as it is; deploy/docs/integrity.md says what to do",
         )
 
@@ -286,7 +285,8 @@ def summary(report: Report, store: list[StoreFinding] | None) -> list[str]:
     if report.cosignatures or report.unchecked_cosignatures:
         unknown = f", {report.unchecked_cosignatures:,} of witnesses whose key is not known here"
         lines.append(f"{report.cosignatures:,} cosignatures" + (unknown if report.unchecked_cosignatures else ""))
-    lines.append(f"{report.anchors} anchors hold" if report.anchors else "no anchor: a cut tail would not show")
+    held_by = "1 anchor holds" if report.anchors == 1 else f"{report.anchors} anchors hold"
+    lines.append(held_by if report.anchors else "no anchor holds: a cut tail or a log written anew would not show")
     if store == []:
         lines.append("the store is as the log says")
     if report.clean:
