@@ -1,16 +1,14 @@
 """A batch: entries that are sealed together and written by one statement.
 
 Sealing is done before the head lock is taken, for the month that the entries are expected to fall in; only the time,
-the headers and the leaves wait for the lock.
+and with it the headers and the leaves, wait for the lock.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
 from typing import Any
-from uuid import UUID
 
 import asyncpg
 
@@ -18,8 +16,8 @@ from keys.datakeys import DataKey, DataKeys
 from keys.provider import Period
 from keys.sealing import seal
 from proxy.ledger import encoding
-from proxy.ledger.encoding import Encoded
-from proxy.ledger.model import PARTS, Appended, Tag, new_id, timestamp
+from proxy.ledger.encoding import Encoded, Tagger
+from proxy.ledger.model import PARTS, new_id
 
 TAG_CLASS = "log_tags"
 
@@ -38,8 +36,7 @@ class OneMonth:
     """The data keys of one month: of each part's openings and of the tags."""
 
     parts: Mapping[str, DataKey]
-    tags: DataKey
-    tag_cache: dict[Tag, bytes]
+    tags: Tagger
 
 
 class MonthKeys:
@@ -65,7 +62,7 @@ class MonthKeys:
         async with self._pool.acquire() as conn:
             made = await self._keys.ensure(conn, _periods(month))
         parts = {part: made[Period(part_class(part), month)] for part in PARTS}
-        found = OneMonth(parts, made[Period(TAG_CLASS, month)], {})
+        found = OneMonth(parts, Tagger(made[Period(TAG_CLASS, month)].secret))
         self._months[month] = found
         return found
 
@@ -80,22 +77,20 @@ def _periods(month: int) -> list[Period]:
     return [Period(name, month) for name in KEY_CLASSES]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Batch:
-    """Sealed entries of one month, ready to be given their place."""
+    """Sealed entries of one month, ready to be given their places and their time."""
 
-    batch_id: UUID
-    month: int
-    entries: tuple[Encoded, ...]
-    sealed: dict[str, bytes]
-    """By part; a part that none of the entries has is absent."""
-    tags: tuple[bytes, ...]
+    entries: Sequence[Encoded]
+    arguments: tuple[Any, ...]
+    """Those of ``sql.APPEND`` from the third on."""
 
 
 def prepare(entries: Sequence[Encoded], month: int, keys: OneMonth) -> Batch:
     """Seal the openings of ``entries``, and make their tags, under the month's keys.
 
-    A part that only some of them have has an empty chunk for each of the others: a chunk's place is its entry's.
+    A part that only some of them have has an empty chunk for each of the others: a chunk's place is its entry's. A part
+    that none of them has is not there.
     """
     batch_id = new_id()
     sealed = {}
@@ -103,36 +98,22 @@ def prepare(entries: Sequence[Encoded], month: int, keys: OneMonth) -> Batch:
         chunks = [e.openings[i] for e in entries]
         if any(chunks):
             sealed[part] = seal(keys.parts[part], chunks, encoding.sealing_aad(part, month, batch_id))
-    tags = tuple(encoding.tag_column(keys.tags.secret, e.tags, keys.tag_cache) for e in entries)
-    return Batch(batch_id, month, tuple(entries), sealed, tags)
-
-
-def place(batch: Batch, first: int, at: datetime) -> tuple[list[Appended], tuple[Any, ...]]:
-    """Give a batch its indexes and its time.
-
-    Returns:
-        Where each entry will stand, and the arguments of ``sql.INSERT``.
-    """
-    text = timestamp(at)
-    headers = [encoding.header(e, text, tags) for e, tags in zip(batch.entries, batch.tags, strict=True)]
-    leaves = [encoding.leaf_hash(h) for h in headers]
-    placed = [
-        Appended(first + n, e.entry_id, at, leaf) for n, (e, leaf) in enumerate(zip(batch.entries, leaves, strict=True))
-    ]
-    keys, places = encoding.tag_index(batch.tags)
-    return placed, (
-        first,
-        at,
-        batch.batch_id,
-        [e.entry_id for e in batch.entries],
-        [e.kind.value for e in batch.entries],
-        [e.access_id for e in batch.entries],
-        headers,
-        leaves,
-        list(batch.tags),
-        batch.month,
-        list(batch.sealed),
-        list(batch.sealed.values()),
-        keys,
-        places,
+    columns = [keys.tags.column(e.tags) for e in entries]
+    tags, places = encoding.tag_index([column.keys for column in columns])
+    return Batch(
+        entries,
+        (
+            month,
+            batch_id,
+            [e.entry_id for e in entries],
+            [e.kind.value for e in entries],
+            [e.access_id for e in entries],
+            [e.before for e in entries],
+            [e.after + column.after for e, column in zip(entries, columns, strict=True)],
+            [column.stored for column in columns],
+            list(sealed),
+            list(sealed.values()),
+            tags,
+            places,
+        ),
     )

@@ -18,7 +18,7 @@ import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, NamedTuple
 from uuid import UUID
 
 from cryptography.hazmat.primitives.ciphers.algorithms import AES
@@ -111,18 +111,21 @@ def _utf16(key: str) -> bytes:
     return key.encode("utf-16-be", "surrogatepass")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Encoded:
     """An entry made ready: all that does not depend on the time and the month it will get."""
 
     entry_id: UUID
     kind: Kind
     access_id: UUID | None
-    salt: str
+    key: str
+    """The text of ``entry_id``."""
     openings: tuple[bytes, ...]
     """One for each of PARTS; empty where the part is absent."""
-    commits: tuple[str, ...]
-    """Likewise."""
+    before: bytes
+    """The header up to its time."""
+    after: bytes
+    """The header from after its time to before its tags."""
     tags: tuple[Tag, ...]
     size: int
     """Bytes of the openings."""
@@ -142,20 +145,34 @@ def encode(entry: Entry, salts: bytes | None = None) -> Encoded:
         raise EntryError("an entry needs a Kind and a UUID")
     if not (entry.access_id is None or isinstance(entry.access_id, UUID)):
         raise EntryError("access_id must be a UUID")
-    if len(entry.tags) > TAGS_MAX:
-        raise EntryError(f"{len(entry.tags)} tags; at most {TAGS_MAX}")
-    fresh = os.urandom(SALT_BYTES * _SALTS) if salts is None else salts
-    cut = [fresh[i * SALT_BYTES : (i + 1) * SALT_BYTES] for i in range(_SALTS)]
-    openings = (
-        opening("actor", entry.actor, cut[0]),
-        opening("request", entry.request, cut[1]),
-        opening("outcome", entry.outcome, cut[2]),
-        opening("records", entry.records, cut[3]),
+    tags = tuple(entry.tags)
+    if len(tags) > TAGS_MAX:
+        raise EntryError(f"{len(tags)} tags; at most {TAGS_MAX}")
+    if not all(type(tag) is Tag for tag in tags):
+        raise EntryError("what an entry can be found by must be Tags")
+    salts = os.urandom(SALT_BYTES * _SALTS) if salts is None else salts
+    texts = _b64_each([salts[i : i + SALT_BYTES] for i in range(0, SALT_BYTES * _SALTS, SALT_BYTES)], SALT_BYTES)
+    actor = _opening("actor", entry.actor, texts[0])
+    request = _opening("request", entry.request, texts[1])
+    outcome = _opening("outcome", entry.outcome, texts[2])
+    records = _opening("records", entry.records, texts[3])
+    # In the order of canonical JSON, which is another than that of PARTS.
+    named = [("actor", actor), ("outcome", outcome), ("records", records), ("request", request)]
+    present = [each for each in named if each[1]]
+    commits = _b64_each([hashlib.sha256(data).digest() for _, data in present], 32)
+    parts = ",".join([f'"{part}":"{commit}"' for (part, _), commit in zip(present, commits, strict=True)])
+    key = str(entry.entry_id)
+    return Encoded(
+        entry.entry_id,
+        entry.kind,
+        entry.access_id,
+        key,
+        (actor, request, outcome, records),
+        b"{" if entry.access_id is None else f'{{"access":"{entry.access_id}",'.encode(),
+        f'"id":"{key}","kind":"{entry.kind.value}","parts":{{{parts}}},"salt":"{texts[4]}",'.encode(),
+        tags,
+        len(actor) + len(request) + len(outcome) + len(records),
     )
-    commits = tuple([commitment(data) if data else "" for data in openings])
-    size = sum(map(len, openings))
-    salt = _b64(cut[4]).decode()
-    return Encoded(entry.entry_id, entry.kind, entry.access_id, salt, openings, commits, entry.tags, size)
 
 
 def opening(part: str, value: Mapping[str, Any], salt: bytes) -> bytes:
@@ -164,11 +181,15 @@ def opening(part: str, value: Mapping[str, Any], salt: bytes) -> bytes:
     Raises:
         EntryError: if it is larger than PART_MAX (``records``: RECORDS_MAX) or cannot be written.
     """
+    return _opening(part, value, _b64_each([salt], SALT_BYTES)[0])
+
+
+def _opening(part: str, value: Mapping[str, Any], salt: str) -> bytes:
+    if not value and isinstance(value, Mapping):
+        return b""
     if not isinstance(value, Mapping):
         raise EntryError(f"{part} must be an object")
-    if not value:
-        return b""
-    text = f'{{"part":"{part}","salt":"{_b64(salt).decode()}","v":{VERSION},"value":{canonical(value)}}}'.encode()
+    text = f'{{"part":"{part}","salt":"{salt}","v":{VERSION},"value":{canonical(value)}}}'.encode()
     if len(text) > PART_MAX and len(text) > (most := part_max(part)):
         raise EntryError(f"{part} takes {len(text)} bytes; at most {most}")
     return text
@@ -181,33 +202,35 @@ def part_max(part: str) -> int:
 
 def commitment(data: bytes) -> str:
     """Return base64url of SHA-256."""
-    return _b64(hashlib.sha256(data).digest()).decode()
+    return _b64_each([hashlib.sha256(data).digest()], 32)[0]
 
 
-def _b64(data: bytes) -> bytes:
-    # keys.encoding writes the same; this is the hot path of every append.
-    return binascii.b2a_base64(data, newline=False).rstrip(b"=").translate(_URL_SAFE)
+def _b64_each(items: Sequence[bytes], size: int) -> list[str]:
+    """Return unpadded base64url of each item, all of ``size`` bytes (as keys.encoding; this is every append's path)."""
+    # Filled up to whole groups of three bytes: the bits that an item's last character has too many of stay zero.
+    fill = bytes(-size % 3)
+    text = binascii.b2a_base64(b"".join([item + fill for item in items]), newline=False).translate(_URL_SAFE).decode()
+    used, step = -(-size * 4 // 3), (size + len(fill)) * 4 // 3
+    return [text[start : start + used] for start in range(0, len(text), step)]
 
 
 def header(encoded: Encoded, at: str, tags: bytes) -> bytes:
     """Return the header: canonical JSON, keys in order, every value plain ASCII.
+
+    PostgreSQL puts it together in the same way, for only it knows the time (migration 0011).
 
     Args:
         encoded: the entry.
         at: its time (``model.timestamp``).
         tags: its stored tags (``tag_column``); committed to where there are any.
     """
-    # In the order of canonical JSON, which is another than that of PARTS.
-    actor, request, outcome, records = encoded.commits
-    named = (("actor", actor), ("outcome", outcome), ("records", records), ("request", request))
-    parts = ",".join([f'"{part}":"{commit}"' for part, commit in named if commit])
-    access = "" if encoded.access_id is None else f'"access":"{encoded.access_id}",'
+    return encoded.before + f'"at":"{at}",'.encode() + encoded.after + header_end(tags)
+
+
+def header_end(tags: bytes) -> bytes:
+    """Return the end of the header: its commitment to the stored tags, if any, and the version."""
     tagged = f'"tags":"{commitment(tags)}",' if tags else ""
-    return (
-        f'{{{access}"at":"{at}","id":"{encoded.entry_id}","kind":"{encoded.kind.value}",'
-        f'"parts":{{{parts}}},'
-        f'"salt":"{encoded.salt}",{tagged}"v":{VERSION}}}'
-    ).encode()
+    return f'{tagged}"v":{VERSION}}}'.encode()
 
 
 def leaf_data(header_bytes: bytes) -> bytes:
@@ -227,22 +250,43 @@ def tag_value(secret: bytes, tag: Tag) -> bytes:
     return mac.finalize()[:8]
 
 
-def tag_column(secret: bytes, tags: Sequence[Tag], cache: dict[Tag, bytes] | None = None) -> bytes:
-    """Return an entry's tags as stored: domain byte ‖ 8 bytes each, sorted, none twice.
+def tag_column(secret: bytes, tags: Sequence[Tag]) -> bytes:
+    """Return an entry's tags as stored: domain byte ‖ 8 bytes each, sorted, none twice."""
+    return b"".join(sorted({bytes((tag.code,)) + tag_value(secret, tag) for tag in tags}))
 
-    ``cache`` keeps the tags of this month's key for things that come again (clients, keys, addresses); never numbers.
+
+class TagColumn(NamedTuple):
+    """What an entry's tags give."""
+
+    stored: bytes
+    keys: list[int]
+    """For the look-up table."""
+    after: bytes
+    """The end of the header."""
+
+
+class Tagger:
+    """Makes the tags of one month.
+
+    What comes again with every access of a client (its id, key, address and token) is kept; a number never is.
     """
-    found = set()
-    for tag in tags:
-        made = None if cache is None else cache.get(tag)
-        if made is None:
-            made = bytes((tag.code,)) + tag_value(secret, tag)
-            if cache is not None and tag.domain in _KEPT:
-                if len(cache) >= _KEPT_MAX:
-                    cache.clear()
-                cache[tag] = made
-        found.add(made)
-    return b"".join(sorted(found))
+
+    def __init__(self, secret: bytes) -> None:
+        """Tag under ``secret``, the month's ``log_tags`` key."""
+        self._secret = secret
+        self._kept: dict[tuple[Tag, ...], TagColumn] = {}
+
+    def column(self, tags: tuple[Tag, ...]) -> TagColumn:
+        """Return what ``tags`` give."""
+        if (found := self._kept.get(tags)) is not None:
+            return found
+        stored = tag_column(self._secret, tags)
+        made = TagColumn(stored, tag_keys(stored), header_end(stored))
+        if all(tag.domain in _KEPT for tag in tags):
+            if len(self._kept) >= _KEPT_MAX:
+                self._kept.clear()
+            self._kept[tags] = made
+        return made
 
 
 def tag_keys(column: bytes) -> list[int]:
@@ -250,22 +294,22 @@ def tag_keys(column: bytes) -> list[int]:
     return [int.from_bytes(column[i + 1 : i + TAG_BYTES], "big", signed=True) for i in range(0, len(column), TAG_BYTES)]
 
 
-def tag_index(columns: Sequence[bytes]) -> tuple[list[int], list[bytes]]:
-    """Return what the look-up table holds of a stretch of entries, given their tag columns in order.
+def tag_index(entries: Sequence[Sequence[int]]) -> tuple[list[int], list[bytes]]:
+    """Return what the look-up table holds of a stretch of entries, given the look-up keys of each in order.
 
     Returns:
         The look-up keys, ascending, and for each the places (from 0, ascending, none twice) of the entries that bear
         it, as 16-bit big-endian integers.
     """
     found: dict[int, list[int]] = {}
-    for place, column in enumerate(columns):
-        for key in tag_keys(column):
+    for place, keys in enumerate(entries):
+        for key in keys:
             places = found.setdefault(key, [])
             # Two tags of one entry may agree in their 8 bytes.
             if not places or places[-1] != place:
                 places.append(place)
-    keys = sorted(found)
-    return keys, [struct.pack(f">{len(found[key])}H", *found[key]) for key in keys]
+    order = sorted(found)
+    return order, [struct.pack(f">{len(found[key])}H", *found[key]) for key in order]
 
 
 def sealing_aad(part: str, month: int, batch_id: UUID) -> bytes:

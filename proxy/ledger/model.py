@@ -7,7 +7,7 @@ An entry says who (``actor``), what was asked (``request``) and what came of it 
 
 from __future__ import annotations
 
-import secrets
+import os
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -153,8 +153,9 @@ def number_tags(number: str) -> tuple[Tag, ...]:
 
 def new_id() -> UUID:
     """Return a fresh identifier in the form of UUID version 7 (RFC 9562 s.5.7): ordered by time, 74 random bits."""
-    value = (time.time_ns() // 1_000_000 & (1 << 48) - 1) << 80 | 0x7 << 76 | 0x2 << 62
-    return UUID(int=value | secrets.randbits(12) << 64 | secrets.randbits(62))
+    chance = int.from_bytes(os.urandom(10), "big")
+    value = (time.time_ns() // 1_000_000 & (1 << 48) - 1) << 80 | 0x7 << 76 | (chance >> 62 & 0xFFF) << 64
+    return UUID(int=value | 0x2 << 62 | chance & (1 << 62) - 1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,12 +185,11 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class Appended:
-    """Where an entry stands. ``leaf`` is its Merkle leaf hash (RFC 6962 s.2.1), 32 bytes."""
+    """Where an entry stands."""
 
     index: int
     entry_id: UUID
     at: datetime
-    leaf: bytes
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,7 +21,7 @@ from keys.errors import KeysError
 from keys.provider import Period
 from proxy import logs, metrics
 from proxy.ledger import encoding, sql
-from proxy.ledger.batch import TAG_CLASS, MonthKeys, place, prepare
+from proxy.ledger.batch import TAG_CLASS, MonthKeys, prepare
 from proxy.ledger.encoding import Encoded, encode
 from proxy.ledger.model import (
     Appended,
@@ -118,7 +118,7 @@ class Ledger:
         Args:
             reason: what is wrong, in words of ours; it is logged and stands in every refusal.
         """
-        self._writer.halt(reason)
+        self._writer.mark.halt(reason)
 
     def pause(self, reason: str | None) -> None:
         """Take nothing new until told otherwise; what waits is written.
@@ -142,7 +142,7 @@ class Ledger:
     @property
     def halted(self) -> str | None:
         """Why nothing is taken any more; None where all is well."""
-        return self._writer.halted
+        return self._writer.mark.reason
 
     async def append(self, entry: Entry) -> Appended:
         """Append one entry; when this returns, the entry is durable.
@@ -177,7 +177,7 @@ class Ledger:
         """
         if not conn.is_in_transaction():
             raise LedgerError("append_in needs an open transaction")
-        self._writer.refuse_halted()
+        self._writer.mark.refuse()
         self._refuse_paused()
         if not entries:
             return []
@@ -190,17 +190,19 @@ class Ledger:
 
     async def _append_encoded(self, conn: asyncpg.Connection, encoded: Sequence[Encoded]) -> list[Appended]:
         await conn.execute(sql.JOIN)
-        head = await conn.fetchrow(sql.HEAD)
-        self._writer.check_head(head["size"])
-        month = month_of(head["at"])
-        keys = await self._months.get(month)
+        month = month_of((await conn.fetchrow(sql.PEEK))["at"])
         appended: list[Appended] = []
-        for start in range(0, len(encoded), _BATCH_MAX):
-            part = encoded[start : start + _BATCH_MAX]
-            batch = await asyncio.to_thread(prepare, part, month, keys)
-            placed, arguments = place(batch, head["size"] + start, head["at"])
-            await conn.fetchval(sql.INSERT, *arguments)
-            appended += placed
+        while len(appended) < len(encoded):
+            part = encoded[len(appended) : len(appended) + _BATCH_MAX]
+            batch = await asyncio.to_thread(prepare, part, month, await self._months.get(month))
+            least = self._writer.mark.acknowledged
+            state, first, at = await conn.fetchrow(sql.APPEND, False, least, *batch.arguments)
+            if state == "written":
+                appended += [Appended(first + n, e.entry_id, at) for n, e in enumerate(part)]
+            elif state == "month":
+                month = month_of(at)  # a new one has begun: again, with its keys
+            else:
+                self._writer.mark.check(first)
         return appended
 
     async def size(self) -> int:
@@ -306,10 +308,11 @@ def _many(entry: Entry) -> bool:
     count = 0
     for part in (entry.request, entry.outcome, entry.records):
         for value in part.values():
-            if isinstance(value, str):
-                count += len(value) >> 7
-            elif isinstance(value, list | tuple | dict):
+            # The exact types are what is usual; Mapping and Sequence would be asked at ten times the price.
+            if isinstance(value, list | dict | tuple):
                 count += len(value)
+            elif isinstance(value, str):
+                count += len(value) >> 7
     return count > _THREAD_ITEMS
 
 

@@ -22,32 +22,8 @@ HEAD = "SELECT size, greatest(at, clock_timestamp()) AS at FROM tollgate.log_hea
 
 PEEK = "SELECT size, greatest(at, clock_timestamp()) AS at FROM tollgate.log_head WHERE id = 1"
 
-_INSERT = """
-entries AS (
-    INSERT INTO tollgate.log_entry
-        (idx, entry_id, at, kind, access_id, batch_id, batch_pos, header, leaf_hash, tags)
-    SELECT $1 + e.n - 1, e.entry_id, $2, e.kind, e.access_id, $3, e.n - 1, e.header, e.leaf_hash, e.tags
-    FROM unnest($4::uuid[], $5::text[], $6::uuid[], $7::bytea[], $8::bytea[], $9::bytea[])
-        WITH ORDINALITY AS e (entry_id, kind, access_id, header, leaf_hash, tags, n)
-), openings AS (
-    INSERT INTO tollgate.log_opening (part, month, batch_id, sealed)
-    SELECT o.part, $10, $3, o.sealed FROM unnest($11::text[], $12::bytea[]) AS o (part, sealed)
-), tags AS (
-    INSERT INTO tollgate.log_tag (tag, first, places)
-    SELECT t.tag, $1, t.places FROM unnest($13::bigint[], $14::bytea[]) AS t (tag, places)
-), head AS (
-    UPDATE tollgate.log_head SET size = $1 + cardinality($4::uuid[]), at = $2 WHERE id = 1
-)
-"""
-
-INSERT = f"WITH {_INSERT} SELECT 0::bigint"
-"""Writes a batch at the head. For roles that may insert and not read."""
-
-INSERT_ONCE = (
-    "WITH present AS (SELECT count(*) AS n FROM tollgate.log_entry WHERE entry_id = ANY($4::uuid[])),"  # noqa: S608
-    f"{_INSERT} SELECT n FROM present"
-)
-"""The same, and says how many of the entries stood already (its snapshot is taken under the head lock)."""
+APPEND = "SELECT state, first, at FROM tollgate.log_append($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)"
+"""Writes a batch at the head (migration 0011): outside a transaction it is one of its own."""
 
 STANDING = "SELECT idx, entry_id, at, leaf_hash FROM tollgate.log_entry WHERE entry_id = ANY($1::uuid[])"
 
@@ -56,7 +32,10 @@ TOUCH = "UPDATE tollgate.log_head SET size = size WHERE id = 1"
 
 CHECK = (
     "SELECT current_setting('fsync') AS fsync, current_setting('synchronous_commit') AS synchronous_commit,"
-    " pg_is_in_recovery() AS standby, to_regclass('tollgate.log_head') IS NOT NULL AS migrated"
+    " pg_is_in_recovery() AS standby, to_regclass('tollgate.log_head') IS NOT NULL AS migrated,"
+    # For the session, which is a lane's alone. A statement timeout that cancels the wait for a synchronous standby
+    # would be told as success: we keep time. Nor is the head waited for longer than the entries' waiters wait.
+    " set_config('statement_timeout', '0', false), set_config('lock_timeout', $1, false)"
 )
 
 _COLUMNS = "idx, entry_id, at, kind, access_id, batch_id, batch_pos, header, leaf_hash, tags"

@@ -1,55 +1,30 @@
-"""Group commit: one task writes what waits, in one transaction and one fsync, and wakes the waiters.
+"""Group commit: what waits is written in groups, each one transaction and one fsync, and then the waiters are told.
 
-Crash order of one group:
-
-1. sealed, head locked, inserted: dying here leaves nothing (the transaction rolls back), and nobody was told.
-2. COMMIT sent: dying here leaves either; nobody was told, so nothing was disclosed. An intent that stands without an
-   outcome counts as disclosed.
-3. COMMIT acknowledged: the entries are durable, and only now are the waiters told.
-
-A lost reply to COMMIT is *unknown*. The writer opens a new connection, takes the head lock (which the old backend
-holds until it has committed or rolled back) and looks the entries up by id; only what does not stand is written again.
-
-A log that is shorter than what this process was told is durable is not the log it wrote to (an older backup, another
-server): the writer halts and takes nothing more.
+Two lanes (``lane.py``) take turns: while PostgreSQL writes one group, this process seals the next, and whoever has been
+told of one is heard again. To PostgreSQL two lanes are two gateways: the head lock puts their groups in order.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import logging
 from collections import deque
-from collections.abc import Sequence
-from dataclasses import dataclass, field
-from uuid import UUID
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import asyncpg
 
-from proxy import logs, metrics
-from proxy.ledger import sql
-from proxy.ledger.batch import Batch, MonthKeys, place, prepare
+from proxy import metrics
+from proxy.ledger.batch import MonthKeys
 from proxy.ledger.encoding import Encoded
-from proxy.ledger.model import Appended, LedgerMisconfigured, LedgerUnavailable, month_of
+from proxy.ledger.halting import Mark
+from proxy.ledger.lane import TRANSIENT, Lane, Progress
+from proxy.ledger.model import Appended, LedgerUnavailable
 
-_TRANSIENT = (
-    OSError,
-    TimeoutError,
-    asyncpg.InterfaceError,
-    asyncpg.PostgresConnectionError,
-    asyncpg.OperatorInterventionError,  # shutdown, crash, cancelled, cannot connect now
-    asyncpg.InsufficientResourcesError,  # too many connections; disk full is tried again too, then given up
-    asyncpg.LockNotAvailableError,
-    asyncpg.IdleInTransactionSessionTimeoutError,
-    asyncpg.ReadOnlySQLTransactionError,  # a failover that this connection has not noticed
-)
-"""After these the same group may be tried again: COMMIT was not sent, or the look-up has settled it."""
-
-_LOG = logs.get("ledger")
-
-_INLINE_ENTRIES = 64
-_INLINE_BYTES = 65_536
 _GROUP_BYTES = 1 << 20
+_SHARE_MIN = 16
+"""So few are not shared out: another transaction costs more than they do."""
+_POOL_FOR_TWO = 4
+"""A pool of fewer connections than this has but one lane: two are kept, and readers and keys need some."""
 
 
 @dataclass(slots=True)
@@ -59,37 +34,11 @@ class _Waiting:
     since: float
 
 
-@dataclass(slots=True)
-class _Progress:
-    """What is known of a group while it is being written."""
-
-    left: list[Encoded]
-    done: dict[UUID, Appended] = field(default_factory=dict)
-    unknown: bool = False
-    """A COMMIT was sent whose reply is not known."""
-
-
-def misconfiguration(row: asyncpg.Record) -> str | None:
-    """Return why a server (a row of ``sql.CHECK``) must not be trusted with the log, or None."""
-    if row["fsync"] != "on":
-        return "the server runs with fsync=off and would lose acknowledged entries: set fsync=on and restart it"
-    if row["synchronous_commit"] == "off":
-        return (
-            "synchronous_commit is off for this role or server: set it to on in postgresql.conf, or"
-            " ALTER ROLE tollgate_log RESET synchronous_commit"
-        )
-    if row["standby"]:
-        return "the database is a read-only standby: point database_url at the primary"
-    if not row["migrated"]:
-        return "the database has no access log: run `tollgate db migrate`"
-    return None
-
-
 class GroupWriter:
-    """The one writer of a Ledger.
+    """The writer of a Ledger.
 
     Args:
-        pool: connections of role LOG; one is kept by the writer, so the pool needs at least two.
+        pool: connections of role LOG; a lane keeps one, so the pool needs at least two.
         month_keys: the log's keys.
         group_max: most entries of one transaction.
         queue_max: most entries that wait; more are refused with LedgerUnavailable.
@@ -108,60 +57,22 @@ class GroupWriter:
         queue_bytes: int,
         patience_s: float,
     ) -> None:
-        self._pool = pool
-        self._keys = month_keys
         self._group_max = group_max
         self._queue_max = queue_max
         self._queue_bytes = queue_bytes
         self._patience = patience_s
-        self._begin = sql.BEGIN.format(wait_ms=max(1, int(patience_s * 1000)))
         self._queue: deque[_Waiting] = deque()
         self._waiting_bytes = 0
-        self._wake = asyncio.Event()
-        self._conn: asyncpg.pool.PoolConnectionProxy | None = None
-        self._warned = False
-        self._month: int | None = None
-        self._task: asyncio.Task[None] | None = None
+        self._in_flight = 0
+        self.mark = Mark(lambda: self._refuse_waiting(self.mark.message))
+        count = 2 if pool.get_max_size() >= _POOL_FOR_TWO else 1
+        self.lanes = [Lane(pool, month_keys, self.mark, patience_s) for _ in range(count)]
+        self._idle: dict[int, asyncio.Future[None]] = {}
+        self._tasks: list[asyncio.Task[None]] = []
         self._closing = False
-        self._halted: str | None = None
-        self._acknowledged = 0
-
-    @property
-    def halted(self) -> str | None:
-        """Why nothing is taken any more."""
-        return self._halted
-
-    def halt(self, reason: str) -> None:
-        """Take nothing more, for good; the first reason stays."""
-        if self._halted is None:
-            self._halted = reason
-            metrics.LOG_HALTED.set(1)
-            logs.event(_LOG, logging.CRITICAL, "ledger.halted", reason=reason)
-            self._refuse_waiting(self._halted_message())
-
-    def refuse_halted(self) -> None:
-        """Raise LedgerUnavailable where the log is halted."""
-        if self._halted is not None:
-            raise LedgerUnavailable(self._halted_message())
-
-    def check_head(self, size: int) -> None:
-        """Halt where the log, whose head has ``size``, lacks entries that were acknowledged to this process.
-
-        Raises:
-            LedgerUnavailable: then.
-        """
-        if size < self._acknowledged:
-            self.halt(
-                f"the log has {size} entries, and {self._acknowledged} were acknowledged: the database is an older one;"
-                " see `tollgate log recover`"
-            )
-        self.refuse_halted()
-
-    def _halted_message(self) -> str:
-        return f"the access log is halted: {self._halted}"
 
     async def start(self) -> None:
-        """Check the server and start the writing task.
+        """Check the server and start writing.
 
         Raises:
             LedgerMisconfigured: if the server would acknowledge what is not durable.
@@ -169,102 +80,122 @@ class GroupWriter:
         """
         try:
             async with asyncio.timeout(max(self._patience, 5)):
-                await self._connection()
-        except _TRANSIENT as error:
+                await self.lanes[0].connection()
+        except TRANSIENT as error:
             raise LedgerUnavailable("the access log's database cannot be reached") from error
         self._closing = False
-        self._task = asyncio.create_task(self._run(), name="ledger writer")
+        self._tasks = [asyncio.create_task(self._run(n), name="ledger lane") for n in range(len(self.lanes))]
 
     async def close(self) -> None:
         """Write what waits, then stop."""
         self._closing = True
-        self._wake.set()
-        if self._task is not None:
-            _, late = await asyncio.wait([self._task], timeout=3 * self._patience)
+        for idle in self._idle.values():
+            _wake(idle)
+        if self._tasks:
+            _, late = await asyncio.wait(self._tasks, timeout=3 * self._patience)
             for task in late:
                 task.cancel()
                 await asyncio.wait([task])
-            self._task = None
+            self._tasks = []
         self._refuse_waiting("the access log is closed")
-        await self._drop()
+        for lane in self.lanes:
+            await lane.drop()
 
     def submit(self, encoded: Encoded) -> asyncio.Future[Appended]:
         """Queue an entry; the future is done when it is durable. Cancelling the future does not stop the entry.
 
         Raises:
-            LedgerUnavailable: if the writer does not run or the queue is full.
+            LedgerUnavailable: if the log is halted, the writer does not run or the queue is full.
         """
-        self.refuse_halted()
-        if self._task is None or self._closing:
+        self.mark.refuse()
+        if not self._tasks or self._closing:
             raise LedgerUnavailable("the access log is not open")
         if len(self._queue) >= self._queue_max or self._waiting_bytes + encoded.size > self._queue_bytes:
             metrics.LOG_FAILURES.inc()
             raise LedgerUnavailable("too many entries wait for the access log")
         loop = asyncio.get_running_loop()
-        waiting = _Waiting(encoded, loop.create_future(), loop.time())
-        self._queue.append(waiting)
+        future: asyncio.Future[Appended] = loop.create_future()
+        self._queue.append(_Waiting(encoded, future, loop.time()))
         self._waiting_bytes += encoded.size
-        self._wake.set()
-        return waiting.future
+        self._wake_one()
+        return future
 
-    async def _run(self) -> None:
+    def _wake_one(self) -> None:
+        # Always the first that is idle: under little load the second lane needs no connection.
+        if self._idle:
+            _wake(self._idle[min(self._idle)])
+
+    async def _run(self, number: int) -> None:
+        lane = self.lanes[number]
         while True:
             while self._queue:
                 group = self._take()
+                if self._queue:
+                    self._wake_one()
+                self._in_flight += len(group)
                 try:
-                    await self._write_group(group)
+                    await self._write_group(lane, group)
                 finally:
+                    self._in_flight -= len(group)
                     # Whatever happens to this task, nobody is left waiting for ever.
                     self._fail(group, LedgerUnavailable("the access log was stopped", unknown=True))
             if self._closing:
                 return
-            self._wake.clear()
-            await self._wake.wait()
+            self._idle[number] = asyncio.get_running_loop().create_future()
+            try:
+                await self._idle[number]
+            finally:
+                del self._idle[number]
 
     def _take(self) -> list[_Waiting]:
+        """Take the next group: at most half of all that is on its way, so that the lanes share it and overlap."""
+        share = self._group_max
+        if len(self.lanes) > 1:
+            share = min(share, max(_SHARE_MIN, -(-(len(self._queue) + self._in_flight) // 2)))
         group: list[_Waiting] = []
         size = 0
-        while self._queue and len(group) < self._group_max:
+        while self._queue and len(group) < share:
             size += self._queue[0].encoded.size
             if group and size > _GROUP_BYTES:
                 break
-            waiting = self._queue.popleft()
-            self._waiting_bytes -= waiting.encoded.size
-            group.append(waiting)
+            group.append(self._queue.popleft())
+        self._waiting_bytes -= sum([w.encoded.size for w in group])
         return group
 
-    async def _write_group(self, group: list[_Waiting]) -> None:
-        progress = _Progress(list({w.encoded.entry_id: w.encoded for w in group}.values()))
+    async def _write_group(self, lane: Lane, group: list[_Waiting]) -> None:
+        progress = Progress(list({w.encoded.key: w.encoded for w in group}.values()))
         try:
-            await self._persist(progress)
+            await lane.persist(progress)
         except Exception as error:
-            await self._drop()
-            message = "the access log cannot be written" if self._halted is None else self._halted_message()
+            await lane.drop()
+            halted = self.mark.reason is not None
+            message = self.mark.message if halted else "the access log cannot be written"
             failure = LedgerUnavailable(message, unknown=progress.unknown)
             failure.__cause__ = error
-            if self._halted is None:
+            if not halted:
                 self._tell(group, progress.done)
             self._fail(group, failure)
             # Those behind would wait as long for the same answer.
             self._refuse_waiting(message)
             return
-        if self._halted is not None:
+        if self.mark.reason is not None:
             # Halted while it was being written: it may stand, but in a log that is not to be relied on.
-            self._fail(group, LedgerUnavailable(self._halted_message(), unknown=True))
+            self._fail(group, LedgerUnavailable(self.mark.message, unknown=True))
             return
         metrics.LOG_GROUP.observe(len(group))
         self._tell(group, progress.done)
 
-    def _tell(self, group: Sequence[_Waiting], done: dict[UUID, Appended]) -> None:
+    def _tell(self, group: Sequence[_Waiting], done: Mapping[str, Appended]) -> None:
+        if not done:
+            return
         now = asyncio.get_running_loop().time()
         for waiting in group:
-            placed = done.get(waiting.encoded.entry_id)
+            placed = done.get(waiting.encoded.key)
             if placed is not None and not waiting.future.done():
                 waiting.future.set_result(placed)
                 metrics.LOG_APPEND_SECONDS.observe(now - waiting.since)
-        if done:
-            self._acknowledged = max(self._acknowledged, 1 + max(placed.index for placed in done.values()))
-            metrics.LOG_SIZE.set(self._acknowledged)
+        self.mark.acknowledged = max(self.mark.acknowledged, 1 + max([placed.index for placed in done.values()]))
+        metrics.LOG_SIZE.set(self.mark.acknowledged)
 
     def _fail(self, group: Sequence[_Waiting], error: LedgerUnavailable) -> None:
         for waiting in group:
@@ -280,103 +211,7 @@ class GroupWriter:
         self._waiting_bytes = 0
         self._fail(left, LedgerUnavailable(message))
 
-    async def _persist(self, progress: _Progress) -> None:
-        """Make a group durable, or raise with ``progress`` saying what is known."""
-        loop = asyncio.get_running_loop()
-        deadline = loop.time() + self._patience
-        extended = False
-        pause = 0.02
-        while True:
-            try:
-                async with asyncio.timeout_at(deadline):
-                    if progress.unknown:
-                        await self._settle(progress)
-                    if progress.left:
-                        await self._transact(progress)
-                    if not progress.left:
-                        return
-            except _TRANSIENT:
-                await self._drop()
-                if progress.unknown and not extended:
-                    extended = True
-                    deadline = loop.time() + self._patience
-                if loop.time() + pause >= deadline:
-                    raise
-                await asyncio.sleep(pause)
-                pause = min(pause * 2, 0.5)
 
-    async def _transact(self, progress: _Progress) -> None:
-        conn = await self._connection()
-        month = self._month if self._month is not None else month_of((await conn.fetchrow(sql.PEEK))["at"])
-        batch = await self._prepare(progress.left, month)
-        await conn.execute(self._begin)
-        head = await conn.fetchrow(sql.HEAD)
-        self.check_head(head["size"])
-        self._month = month_of(head["at"])
-        if self._month != month:
-            await conn.execute("ROLLBACK")  # sealed for the wrong month: again, with the right one's keys
-            return
-        placed, arguments = place(batch, head["size"], head["at"])
-        if await conn.fetchval(sql.INSERT_ONCE, *arguments):
-            await conn.execute("ROLLBACK")
-            progress.unknown = True  # some stand already (an entry appended again): find out which
-            return
-        progress.unknown = True
-        await self._commit(conn)
-        progress.unknown = False
-        progress.left = []
-        progress.done.update((p.entry_id, p) for p in placed)
-
-    async def _settle(self, progress: _Progress) -> None:
-        """Find out which entries of an unknown group stand. Whatever is found is durable when this returns."""
-        conn = await self._connection()
-        await conn.execute(self._begin)
-        self.check_head((await conn.fetchrow(sql.HEAD))["size"])
-        rows = await conn.fetch(sql.STANDING, [e.entry_id for e in progress.left])
-        # A backend killed while it waited for a synchronous standby leaves a commit that is visible here and not yet
-        # there. This COMMIT comes after it in the WAL, so that waiting for this one waits for both.
-        await conn.execute(sql.TOUCH)
-        await self._commit(conn)
-        for row in rows:
-            progress.done[row["entry_id"]] = Appended(row["idx"], row["entry_id"], row["at"], bytes(row["leaf_hash"]))
-        progress.left = [e for e in progress.left if e.entry_id not in progress.done]
-        progress.unknown = False
-
-    async def _commit(self, conn: asyncpg.pool.PoolConnectionProxy) -> None:
-        self._warned = False
-        if (status := await conn.execute("COMMIT")) != "COMMIT":
-            raise asyncpg.InterfaceError(f"COMMIT answered {status}")
-        if self._warned:
-            raise asyncpg.InterfaceError("COMMIT answered with a warning")
-
-    def _notice(self, _conn: object, message: asyncpg.PostgresLogMessage) -> None:
-        # A cancelled wait for the synchronous standby is told as success with a warning.
-        if getattr(message, "severity_en", None) == "WARNING":
-            self._warned = True
-
-    async def _prepare(self, entries: list[Encoded], month: int) -> Batch:
-        keys = await self._keys.get(month)
-        if len(entries) <= _INLINE_ENTRIES and sum(e.size for e in entries) <= _INLINE_BYTES:
-            return prepare(entries, month, keys)
-        return await asyncio.to_thread(prepare, entries, month, keys)
-
-    async def _connection(self) -> asyncpg.pool.PoolConnectionProxy:
-        if self._conn is None or self._conn.is_closed():
-            await self._drop()
-            conn = await self._pool.acquire(timeout=self._patience)
-            self._conn = conn
-            conn.add_log_listener(self._notice)
-            if wrong := misconfiguration(await conn.fetchrow(sql.CHECK)):
-                await self._drop()
-                raise LedgerMisconfigured(wrong)
-        return self._conn
-
-    async def _drop(self) -> None:
-        conn, self._conn = self._conn, None
-        if conn is not None:
-            self._keys.forget()
-            with contextlib.suppress(Exception):
-                conn.remove_log_listener(self._notice)
-                conn.terminate()
-            with contextlib.suppress(Exception):
-                await self._pool.release(conn)
+def _wake(idle: asyncio.Future[None]) -> None:
+    if not idle.done():
+        idle.set_result(None)

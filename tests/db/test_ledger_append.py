@@ -6,7 +6,6 @@ import asyncio
 import json
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
-from typing import Any
 from uuid import uuid4
 
 import asyncpg
@@ -58,7 +57,8 @@ async def test_the_stored_form_is_the_published_one(ledger: Ledger, owner: async
     assert header["id"] == str(row["entry_id"])
     assert header["kind"] == "access.intent"
     assert set(header["parts"]) == {"actor", "request"}
-    assert row["leaf_hash"] == placed.leaf == encoding.leaf_hash(row["header"])
+    assert row["leaf_hash"] == encoding.leaf_hash(row["header"])
+    assert (row["idx"], row["at"]) == (placed.index, placed.at)
     assert header["tags"] == encoding.commitment(row["tags"])
 
 
@@ -96,20 +96,24 @@ async def test_waiting_entries_share_a_transaction(ledger: Ledger, owner: asyncp
     assert len(await standing(owner)) == 100
 
 
-async def test_every_commit_is_synchronous_whatever_the_session_says(database: Database) -> None:
-    async with open_ledger(database.config) as ledger:
-        conn = await ledger._writer._connection()
-        await conn.execute("SET synchronous_commit = off")
-        seen: list[str] = []
-        commit = ledger._writer._commit
-
-        async def spy(conn: Any) -> None:
-            seen.append(await conn.fetchval("SHOW synchronous_commit"))
-            await commit(conn)
-
-        ledger._writer._commit = spy  # type: ignore[method-assign]
-        await ledger.append(intent())
-        assert seen == ["on"]
+async def test_every_commit_is_synchronous_whatever_the_session_says(
+    database: Database, ledger: Ledger, owner: asyncpg.Connection
+) -> None:
+    # What holds at the very end of the transaction: a deferred trigger runs in COMMIT.
+    await owner.execute("""
+        CREATE TABLE public.seen (setting text);
+        GRANT INSERT ON public.seen TO PUBLIC;
+        CREATE FUNCTION public.see() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+            INSERT INTO public.seen VALUES (current_setting('synchronous_commit')); RETURN NULL; END $$;
+        CREATE CONSTRAINT TRIGGER see AFTER UPDATE ON tollgate.log_head DEFERRABLE INITIALLY DEFERRED
+            FOR EACH ROW EXECUTE FUNCTION public.see();
+    """)
+    for lane in ledger._writer.lanes:
+        await (await lane.connection()).execute("SET synchronous_commit = off")
+    await asyncio.gather(*(ledger.append(intent()) for _ in range(50)))
+    seen = [row["setting"] for row in await owner.fetch("SELECT setting FROM public.seen")]
+    assert len(seen) >= 2
+    assert set(seen) == {"on"}
 
 
 async def test_the_same_entry_again_is_not_written_again(ledger: Ledger, owner: asyncpg.Connection) -> None:

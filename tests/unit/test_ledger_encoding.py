@@ -133,9 +133,9 @@ def test_a_part_has_a_largest_size(part: str, most: int) -> None:
 
 def test_a_part_that_says_nothing_is_absent() -> None:
     encoded = encoding.encode(Entry(Kind.LOG_READ, request={"n": 1}))
-    assert [bool(o) for o in encoded.openings] == [bool(c) for c in encoded.commits] == [False, True, False, False]
+    assert [bool(o) for o in encoded.openings] == [False, True, False, False]
     header = encoding.header(encoded, "2026-11-05T06:07:08.000009Z", b"")
-    assert encoding.read_header(0, header).commits == {"request": encoded.commits[1]}
+    assert encoding.read_header(0, header).commits == {"request": encoding.commitment(encoded.openings[1])}
     bare = encoding.header(encoding.encode(Entry(Kind.LOG_READ)), "2026-11-05T06:07:08.000009Z", b"")
     assert encoding.read_header(0, bare).commits == {}
     assert encoding.encode(Entry(Kind.LOG_READ)).size == 0
@@ -145,9 +145,10 @@ def test_the_same_entry_commits_differently_each_time() -> None:
     same: dict[str, Any] = {"same": 1}
     entry = Entry(Kind.LOG_READ, same, same, same, same)
     one, two = encoding.encode(entry), encoding.encode(entry)
-    assert set(one.commits).isdisjoint(two.commits)
-    assert len({*one.commits, *two.commits}) == 8, "equal parts must not show as equal"
-    assert one.salt != two.salt
+    at = "2026-11-05T06:07:08.000009Z"
+    headers = [json.loads(encoding.header(e, at, b"")) for e in (one, two)]
+    assert len({c for h in headers for c in h["parts"].values()}) == 8, "equal parts must not show as equal"
+    assert len({h["salt"] for h in headers} | {json.loads(o)["salt"] for e in (one, two) for o in e.openings}) == 10
 
 
 def test_wrong_types_are_refused_before_they_reach_others_entries() -> None:
@@ -180,14 +181,19 @@ def test_tags_depend_on_key_domain_and_value_and_hide_how_often() -> None:
     assert encoding.tag_column(key, tags) == encoding.tag_column(key, tags[::-1])
 
 
-def test_the_tag_cache_gives_what_the_key_gives_and_keeps_no_number() -> None:
+def test_a_tagger_gives_what_the_key_gives_and_keeps_no_number() -> None:
     key = bytes(range(32))
-    tags = [Tag("client", b"a"), *number_tags("+12025550123")]
-    cache: dict[Tag, bytes] = {}
-    assert (
-        encoding.tag_column(key, tags, cache) == encoding.tag_column(key, tags, cache) == encoding.tag_column(key, tags)
-    )
-    assert [tag.domain for tag in cache] == ["client"]
+    tagger = encoding.Tagger(key)
+    who = (Tag("client", b"a"), Tag("jkt", b"k"))
+    for tags in (who, (*who, *number_tags("+12125550123")), (), who):
+        column = tagger.column(tags)
+        assert column.stored == encoding.tag_column(key, tags)
+        assert column.keys == encoding.tag_keys(column.stored)
+        assert column.after == encoding.header_end(column.stored)
+    assert set(tagger._kept) == {who, ()}
+    for n in range(10_000):
+        tagger.column((Tag("token", b"%d" % n),))
+    assert len(tagger._kept) <= 4096
 
 
 def test_tag_keys_are_the_columns_eight_bytes_signed() -> None:
@@ -197,10 +203,11 @@ def test_tag_keys_are_the_columns_eight_bytes_signed() -> None:
 def test_the_index_of_a_stretch_says_where_each_tag_stands() -> None:
     one, two = b"\x01" + bytes(7) + b"\x01", b"\x02" + bytes(7) + b"\x02"
     same = b"\x03" + bytes(7) + b"\x01"  # another domain, the same 8 bytes
-    keys, places = encoding.tag_index([one + two, b"", one + same, *[b""] * 300, two])
+    columns = [one + two, b"", one + same, *[b""] * 300, two]
+    keys, places = encoding.tag_index([encoding.tag_keys(column) for column in columns])
     assert keys == [1, 2]
     assert [p.hex() for p in places] == ["00000002", "0000012f"]
-    assert encoding.tag_index([b"", b""]) == ([], [])
+    assert encoding.tag_index([[], []]) == ([], [])
 
 
 def test_numbers_outside_the_plan_have_no_block() -> None:

@@ -23,7 +23,7 @@ class Log:
             self.entries[entry.entry_id] = entry
         if self.away or self.lossy:
             raise LedgerUnavailable("away")
-        return Appended(0, entry.entry_id, datetime.now(UTC), bytes(32))
+        return Appended(0, entry.entry_id, datetime.now(UTC))
 
     def sums(self) -> list[object]:
         return [entry.outcome["refusals"] for entry in self.entries.values()]
