@@ -134,6 +134,23 @@ async def test_progress_comes_before_each_further_stretch(executor: ThreadPoolEx
             assert sent <= covered or event == sends[-1]
 
 
+async def test_progress_comes_early_where_the_records_would_not_fit_an_entry(
+    executor: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "SET_BYTES_MAX", 100)
+    case = Case(rows=95, progress_rows=10**6)
+    await _run(case, executor)
+    assert [p["records"]["rows"] for p in case.progress] == [20] * 4, "two pieces of ten fit, a third does not"
+    assert case.outcome["records"]["rows"] == 15
+
+
+async def test_records_of_a_stretch_whose_entry_failed_are_in_the_outcome(executor: ThreadPoolExecutor) -> None:
+    case = Case(log_fails_after=1)
+    await _run(case, executor)
+    assert [p["records"]["runs"] for p in case.progress] == [[["1", "30"]]]
+    assert case.outcome["records"]["runs"] == [["31", "60"]]
+
+
 async def test_nothing_more_is_sent_when_the_log_cannot_be_written(executor: ThreadPoolExecutor) -> None:
     case = Case(log_fails_after=1)
     sink = await _run(case, executor)
