@@ -24,6 +24,7 @@ from keys.keyring import Keyring, sync_directory
 from keys.provider import Period
 from keys.ring import Ring
 from proxy.cli.common import CliError, ExitCode, connect, console, emit, json_option, run, settings
+from proxy.cli.rotation import rotate
 from proxy.config import Config
 
 _LOSS = (
@@ -35,7 +36,7 @@ _LOSS = (
 
 @click.group("keys")
 def group() -> None:
-    """Back up, restore and verify the keyring.
+    """Back up, restore and verify the keyring; rotate keys.
 
     WITHOUT THE KEYRING EVERY RECORD IS LOST. The database holds only what the keyring opens, and nobody can make the
     keys again. New keys are made every month: back up every month, and after `tollgate init`. Keep the backup away
@@ -45,6 +46,7 @@ def group() -> None:
 
 
 keys = group
+group.add_command(rotate)
 
 
 def _passphrase_option(command: Any) -> Any:

@@ -6,6 +6,7 @@ import asyncio
 import json
 import shutil
 from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from click.testing import CliRunner, Result
 from keys.datakeys import DataKeys
 from keys.file_provider import FileProvider
 from keys.keyring import RING
+from keys.signing import SigningKeys
 from proxy.cli.main import main
 from tests.conftest import Database
 from tests.support.keys import DECEMBER, NOVEMBER, PARTIES
@@ -235,3 +237,44 @@ async def test_every_command_has_help(keys: Run, command: str) -> None:
     result = await keys(command, "--help", secret=None)
     assert result.exit_code == 0
     assert "--json" in result.stdout
+
+
+async def test_the_token_key_is_rotated_and_entered(
+    keys: Run, database: Database, provider: FileProvider, owner: asyncpg.Connection
+) -> None:
+    before = SigningKeys(database.config.keyring_dir).current("token")
+    done = await keys("rotate", "token", "--json")
+    assert done.exit_code == 0, done.stderr
+    said = parsed(done)
+    now = SigningKeys(database.config.keyring_dir)
+    assert (said["replaced"], said["kid"]) == (before.kid, now.current("token").kid)
+    assert said["kid"] != before.kid
+    assert [k["kid"] for k in now.all_public("token")] == [said["kid"], before.kid]
+    left = datetime.fromisoformat(said["published_until"]) - datetime.now(UTC)
+    assert left > timedelta(seconds=database.config.token_ttl_s)
+    kinds = await owner.fetch("SELECT kind, access_id FROM tollgate.log_entry ORDER BY idx")
+    assert [r["kind"] for r in kinds] == ["keys.change", "keys.change"]
+    assert kinds[0]["access_id"] == kinds[1]["access_id"]
+
+
+async def test_the_root_key_is_rotated_and_everything_still_opens(
+    keys: Run, home: Path, provider: FileProvider, owner: asyncpg.Connection
+) -> None:
+    made = await DataKeys(provider).ensure(owner, [NOVEMBER, PARTIES])
+    before = (home / "keys" / "root.key").read_bytes()
+    done = await keys("rotate", "root")
+    assert done.exit_code == 0, done.stderr
+    assert (home / "keys" / "root.key").read_bytes() != before
+    assert await DataKeys(FileProvider(home / "keys")).load(owner, [NOVEMBER, PARTIES]) == made
+    assert (await keys("verify")).exit_code == 0
+
+
+async def test_a_key_is_not_rotated_while_the_log_cannot_be_written(
+    keys: Run, database: Database, provider: FileProvider, owner: asyncpg.Connection
+) -> None:
+    before = SigningKeys(database.config.keyring_dir).current("token").kid
+    await owner.execute("REVOKE INSERT ON tollgate.log_entry FROM tollgate_log_writer, tollgate_log")
+    for what in ("token", "root"):
+        done = await keys("rotate", what)
+        assert done.exit_code == 4, done.stderr
+    assert SigningKeys(database.config.keyring_dir).current("token").kid == before
