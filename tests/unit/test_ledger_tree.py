@@ -131,6 +131,21 @@ def test_a_consistency_proof_shows_one_thing_only(new: int, data: st.DataObject)
             tree.verify_consistency(*arguments)
 
 
+def test_a_proof_has_the_length_that_index_and_size_give_it() -> None:
+    """Hashes that do come to the root, told of another tree: an inner node as a leaf, a larger tree as a smaller one."""
+    inner = [tree.root(LEAVES[at : at + 2]) for at in (0, 2)]
+    tree.verify_inclusion(0, 4, LEAVES[0], [LEAVES[1], inner[1]], ROOTS[4])
+    with pytest.raises(ProofError, match="too short"):
+        tree.verify_inclusion(0, 4, inner[0], [inner[1]], ROOTS[4])
+    with pytest.raises(ProofError, match="too long"):
+        tree.verify_inclusion(0, 2, LEAVES[0], [LEAVES[1], inner[1]], ROOTS[4])
+    tree.verify_consistency(2, 4, [inner[1]], ROOTS[2], ROOTS[4])
+    with pytest.raises(ProofError, match="too short"):
+        tree.verify_consistency(2, 8, [inner[1]], ROOTS[2], ROOTS[4])
+    with pytest.raises(ProofError, match="too long"):
+        tree.verify_consistency(2, 3, [inner[1], tree.root(LEAVES[4:8])], ROOTS[2], ROOTS[8])
+
+
 def test_a_proof_of_a_size_or_leaf_that_is_not_there_is_refused() -> None:
     for index, size in ((0, 0), (5, 5), (-1, 5)):
         with pytest.raises(ProofError):
