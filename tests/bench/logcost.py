@@ -70,7 +70,10 @@ class Nowhere:
 async def costs(stage: Stage, pulls: int, rounds: int, report: Report) -> None:
     """Milliseconds that the log adds to a pull of 100 rows, and its share of the largest pull there is."""
     rows = await stage.owner.fetchval("SELECT count(*) FROM rival.cdr WHERE ingress_ocn = $1", OCN)
-    async with _published(stage), asyncpg.create_pool(stage.config.role_url(Role.BILLING), min_size=1, max_size=4) as pool:
+    async with (
+        _published(stage),
+        asyncpg.create_pool(stage.config.role_url(Role.BILLING), min_size=1, max_size=4) as pool,
+    ):
         reader = StoreReader(pool, stage.keys, stage.executor)
         logged, plain = _disclosure(stage, reader, stage.ledger), _disclosure(stage, reader, NoLog())
         small: dict[bool, list[float]] = {True: [], False: []}

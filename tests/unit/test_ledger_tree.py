@@ -132,7 +132,7 @@ def test_a_consistency_proof_shows_one_thing_only(new: int, data: st.DataObject)
 
 
 def test_a_proof_has_the_length_that_index_and_size_give_it() -> None:
-    """Hashes that do come to the root, told of another tree: an inner node as a leaf, a larger tree as a smaller one."""
+    """Hashes that come to the root, told of another tree: an inner node as a leaf, a larger tree as a smaller one."""
     inner = [tree.root(LEAVES[at : at + 2]) for at in (0, 2)]
     tree.verify_inclusion(0, 4, LEAVES[0], [LEAVES[1], inner[1]], ROOTS[4])
     with pytest.raises(ProofError, match="too short"):
