@@ -22,7 +22,7 @@ from proxy.ledger.fsck import live
 from proxy.ledger.model import Entry, Kind, month_of
 from proxy.ledger.publisher import LogKeys
 from tests.conftest import Database
-from tests.support.ledger import open_provider
+from tests.support.ledger import intent, open_provider
 from tests.support.logs import ORIGIN, WITNESS, Log, filled, open_log
 
 
@@ -146,6 +146,43 @@ async def test_large_openings_are_taken_a_few_at_a_time(
     assert (await log.check()).as_json()["findings"] == []
     await log.owner.execute("DELETE FROM tollgate.log_entry WHERE idx = 603")
     assert (await log.check()).first.index == 603  # type: ignore[union-attr]
+
+
+async def test_while_entries_come(log: Log, database: Database) -> None:
+    """Under one snapshot: what comes meanwhile is the next check's."""
+    stop = asyncio.Event()
+
+    async def busy() -> None:
+        while not stop.is_set():
+            await asyncio.gather(*(log.ledger.append(intent(n=n)) for n in range(5)))
+            await log.publish()
+
+    task = asyncio.create_task(busy())
+    sizes = []
+    try:
+        for _ in range(5):
+            result = await tollgate(database, "fsck", "--no-store", "--json")
+            assert result.exit_code == 0, result.output
+            sizes.append(json.loads(result.stdout)["entries"])
+    finally:
+        stop.set()
+        await task
+    assert sizes == sorted(sizes)
+    assert len(set(sizes)) > 1
+
+
+async def test_it_writes_nothing(log: Log, database: Database) -> None:
+    """As on a replica: every session of it is read-only."""
+    url = database.url + "&options=-c%20default_transaction_read_only%3Don"
+    result = await tollgate(database, "fsck", "--database-url", url, "--json")
+    assert result.exit_code == 0, result.output
+    assert (json.loads(result.stdout)["entries"], json.loads(result.stdout)["store"]) == (600, [])
+    conn = await asyncpg.connect(url)
+    try:
+        with pytest.raises(asyncpg.ReadOnlySQLTransactionError):
+            await conn.execute("UPDATE tollgate.log_head SET size = 0")
+    finally:
+        await conn.close()
 
 
 async def exported(log: Log, database: Database, tmp_path: Path, *options: str) -> Path:
