@@ -146,6 +146,16 @@ def test_a_proof_has_the_length_that_index_and_size_give_it() -> None:
         tree.verify_consistency(2, 3, [inner[1], tree.root(LEAVES[4:8])], ROOTS[2], ROOTS[8])
 
 
+def test_a_hash_has_the_length_of_a_hash() -> None:
+    """The same bytes under the root, parted elsewhere: what is hashed does not say where one hash ends."""
+    left, right = LEAVES[0][:31], LEAVES[0][31:] + LEAVES[1]
+    assert tree.node_hash(left, right) == ROOTS[2]
+    with pytest.raises(ProofError, match="length"):
+        tree.verify_inclusion(0, 2, left, [right], ROOTS[2])
+    with pytest.raises(ProofError, match="length"):
+        tree.verify_consistency(1, 2, [right], left, ROOTS[2])
+
+
 def test_a_proof_of_a_size_or_leaf_that_is_not_there_is_refused() -> None:
     for index, size in ((0, 0), (5, 5), (-1, 5)):
         with pytest.raises(ProofError):
