@@ -10,7 +10,7 @@ import click
 from rich.console import Console
 from rich.table import Table
 
-from tests.bench import exposure, logcost, measures
+from tests.bench import exposure, logcost, logfsck, measures
 from tests.bench.measures import Result
 from tests.bench.rivals import Psql
 from tests.bench.stage import gateway, stage
@@ -31,13 +31,16 @@ BARS = {
 @click.option("--rows", default=1_100_000, show_default=True, help="Records of the main file.")
 @click.option("--small-files", default=50, show_default=True, help="Files of 20,000 rows.")
 @click.option("--accesses", default=10_000, show_default=True, help="Accesses that the exposure is counted of.")
+@click.option("--log-entries", default=1_000_000, show_default=True, help="Entries of the log that fsck checks.")
 @click.option("--rounds", default=3, show_default=True)
 @click.option(
-    "--only", multiple=True, help="ingest, pulls, lookup, log_cost, small_pull, ingest_small, exposure (ingest always)."
+    "--only",
+    multiple=True,
+    help="ingest, pulls, lookup, log_cost, small_pull, ingest_small, exposure, fsck (ingest always).",
 )
-def main(rows: int, small_files: int, accesses: int, rounds: int, only: tuple[str, ...]) -> None:
+def main(rows: int, small_files: int, accesses: int, log_entries: int, rounds: int, only: tuple[str, ...]) -> None:
     """Run the benchmarks."""
-    results = asyncio.run(_run(rows, small_files, accesses, rounds, set(only)))
+    results = asyncio.run(_run(rows, small_files, accesses, log_entries, rounds, set(only)))
     table = Table(box=None)
     for name in ("name", "ours", "rival", "ratio", "first bar", "aim", "unit"):
         table.add_column(name, justify="left" if name in ("name", "unit") else "right")
@@ -54,7 +57,9 @@ def main(rows: int, small_files: int, accesses: int, rounds: int, only: tuple[st
     out.write_text(json.dumps(rows_out, indent=2) + "\n")
 
 
-async def _run(rows: int, small_files: int, accesses: int, rounds: int, only: set[str]) -> list[Result]:
+async def _run(
+    rows: int, small_files: int, accesses: int, log_entries: int, rounds: int, only: set[str]
+) -> list[Result]:
     results: list[Result] = []
 
     def report(result: Result) -> None:
@@ -80,6 +85,9 @@ async def _run(rows: int, small_files: int, accesses: int, rounds: int, only: se
             await exposure.exposure(place, accesses, report)
         if wanted("ingest_small"):
             await measures.ingest_small(place, psql, small_files, report)
+    if wanted("fsck"):
+        async with stage("bench_fsck") as place:
+            await logfsck.fsck(place, (log_entries // 10, log_entries), report)
     return results
 
 
