@@ -235,10 +235,14 @@ class Gateway:
         stack.push_async_callback(self.refresher.stop)
         # Health first, so that an operator sees a gateway that is not ready; then the door is opened.
         self._health = Health(self._checks(pools, provider, ledger, published))
-        self._operator = Listener(self._health.app(), config.metrics_host, config.metrics_port, config.issuer)
+        self._operator = Listener(
+            self._health.app(), config.metrics_host, config.metrics_port, config.issuer, name="operator"
+        )
         stack.push_async_callback(self._operator.stop)
         await self._operator.start()
-        self._api = Listener(app, config.listen_host, config.listen_port, config.issuer, tls)
+        self._api = Listener(
+            app, config.listen_host, config.listen_port, config.issuer, tls, connections_max=config.connections_max
+        )
         stack.push_async_callback(self._api.stop)
         await self._api.start()
 

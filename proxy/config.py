@@ -46,6 +46,7 @@ class Config:
     clock_skew_s: int = _doc(10, "how far ahead a client's iat or nbf may be, seconds")
     max_rows_per_answer: int = _doc(5_000_000, "most rows of one answer")
     stream_stall_s: int = _doc(60, "a reader that takes nothing for this long is cut off, seconds")
+    connections_max: int = _doc(1024, "open connections of the API at once; more are broken off")
     streams_max: int = _doc(64, "open answers at once; more are refused with 503")
     progress_rows: int = _doc(1_000_000, "a progress entry is logged before each further so many rows")
     decode_threads: int = _doc(2, "threads that open, decode and encode records")

@@ -16,6 +16,13 @@ REQUESTS = Counter("tollgate_http_requests", "HTTP requests answered", ("route",
 REQUEST_SECONDS = Histogram(
     "tollgate_http_request_duration_seconds", "Time to the end of the answer", ("route",), registry=REGISTRY
 )
+CONNECTIONS = Gauge("tollgate_http_connections", "Open connections", ("listener",), registry=REGISTRY)
+CONNECTIONS_REFUSED = Counter(
+    "tollgate_http_connections_refused",
+    "Connections broken off because there were too many",
+    ("listener",),
+    registry=REGISTRY,
+)
 TOKENS = Counter("tollgate_tokens_issued", "Access tokens issued", ("client",), registry=REGISTRY)
 TOKEN_REFUSALS = Counter("tollgate_token_refusals", "Token requests refused", ("reason",), registry=REGISTRY)
 AUTH_REFUSALS = Counter(

@@ -28,6 +28,8 @@ HEADERS_S = 20.0
 """A connection whose next request has not all its headers within this time is closed; idle ones too, seconds."""
 HANDSHAKE_S = 10.0
 BACKLOG = 256
+CONNECTIONS_MAX = 256
+"""Connections of a listener where nothing else is said; the API's is a setting."""
 
 _ONCE = (
     "Authorization",
@@ -82,12 +84,35 @@ def tls_context(certificate: Path, key: Path) -> ssl.SSLContext:
     return context
 
 
+class Room:
+    """The open connections of a listener, of which there may be only so many: files and memory are bounded."""
+
+    def __init__(self, name: str, most: int) -> None:
+        self._name, self._most = name, most
+        self._inside: set[Connection] = set()
+
+    def enter(self, connection: Connection) -> bool:
+        """Count a connection; false where there is no room for it."""
+        if len(self._inside) >= self._most:
+            metrics.CONNECTIONS_REFUSED.labels(self._name).inc()
+            return False
+        self._inside.add(connection)
+        metrics.CONNECTIONS.labels(self._name).set(len(self._inside))
+        return True
+
+    def leave(self, connection: Connection) -> None:
+        """Count it no more."""
+        if connection in self._inside:
+            self._inside.discard(connection)
+            metrics.CONNECTIONS.labels(self._name).set(len(self._inside))
+
+
 class Connection(web.RequestHandler):
     """One connection. What aiohttp would say in its own words about a malformed request becomes a problem."""
 
-    __slots__ = ("_issuer",)
+    __slots__ = ("_issuer", "_room")
 
-    def __init__(self, server: web.Server, issuer: str, headers_s: float) -> None:
+    def __init__(self, server: web.Server, issuer: str, headers_s: float, room: Room) -> None:
         super().__init__(
             server,
             loop=asyncio.get_running_loop(),
@@ -98,6 +123,18 @@ class Connection(web.RequestHandler):
             lingering_time=5.0,
         )
         self._issuer = issuer
+        self._room = room
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Take the connection, or break it off where there are too many."""
+        super().connection_made(transport)
+        if not self._room.enter(self):
+            self.force_close()
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        """Make room for another."""
+        self._room.leave(self)
+        super().connection_lost(exc)
 
     def handle_error(
         self,
@@ -143,7 +180,10 @@ class Listener:
         issuer: str,
         tls: ssl.SSLContext | None = None,
         headers_s: float = HEADERS_S,
+        connections_max: int = CONNECTIONS_MAX,
+        name: str = "api",
     ) -> None:
+        self._room = Room(name, connections_max)
         self._runner = web.AppRunner(app, handle_signals=False, shutdown_timeout=5.0)
         self._host, self._port = host, port
         self._issuer, self._tls, self._headers_s = issuer, tls, headers_s
@@ -168,7 +208,7 @@ class Listener:
             options = {"ssl": self._tls, "ssl_handshake_timeout": HANDSHAKE_S, "ssl_shutdown_timeout": 5.0}
         try:
             self._server = await asyncio.get_running_loop().create_server(
-                lambda: Connection(server, self._issuer, self._headers_s),
+                lambda: Connection(server, self._issuer, self._headers_s, self._room),
                 self._host,
                 self._port,
                 backlog=BACKLOG,

@@ -384,6 +384,23 @@ async def test_a_connection_without_whole_headers_is_closed(ledger: Ledger, sent
             writer.close()
 
 
+async def test_connections_beyond_the_most_are_broken_off(ledger: Ledger) -> None:
+    async with serving(ledger, FakeReader(5), connections_max=3) as served:
+        held = [await asyncio.open_connection("127.0.0.1", served.port) for _ in range(3)]
+        await asyncio.sleep(0.1)
+        reader, writer = await asyncio.open_connection("127.0.0.1", served.port)
+        with contextlib.suppress(ConnectionError):
+            async with asyncio.timeout(5):
+                assert await reader.read() == b""
+        writer.close()
+        held[0][1].close()
+        await held[0][1].wait_closed()
+        await asyncio.sleep(0.1)
+        assert (await served.get(QUESTION)).status == 200  # there is room for one again
+        for _, other in held[1:]:
+            other.close()
+
+
 async def test_a_slow_body_times_out(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("proxy.disclosure.http.BODY_S", 0.2)
     head = _raw(

@@ -249,6 +249,7 @@ async def serving(
     reader: FakeReader,
     guard: FakeGuard | None = None,
     headers_s: float = 20.0,
+    connections_max: int = 100,
     **settings: Any,
 ) -> AsyncIterator[Served]:
     """The real application, handlers and listener over a real log, with a fake store and guard."""
@@ -257,7 +258,7 @@ async def serving(
     with ThreadPoolExecutor(2) as executor:
         disclosure = Disclosure(reader, ledger, Sealer(bytes(32)), bytes(32), executor, Settings(**values))
         app = application("https://gate.example", disclosure, AuthError, lambda _: guard)
-        listener = Listener(app, "127.0.0.1", 0, "https://gate.example", headers_s=headers_s)
+        listener = Listener(app, "127.0.0.1", 0, "https://gate.example", None, headers_s, connections_max)
         await listener.start()
         async with aiohttp.ClientSession(auto_decompress=False) as http:
             try:
