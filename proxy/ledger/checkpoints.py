@@ -108,10 +108,13 @@ INSERT INTO tollgate.log_tile (level, idx, hashes, root)
 SELECT t.level, t.idx, t.hashes, t.root
 FROM unnest($1::smallint[], $2::bigint[], $3::bytea[], $4::bytea[]) AS t (level, idx, hashes, root)
 """
-# Under the publisher's lock both conditions hold; they are what stands between a broken lock and a second history.
+# Like an entry's, a checkpoint's time never runs backwards, even where the clock does. Under the publisher's lock both
+# conditions hold; they are what stands between a broken lock and a second history.
 _ADD_CHECKPOINT = """
 INSERT INTO tollgate.log_checkpoint (epoch, size, root, at, note)
-SELECT $1, $2, $3, clock_timestamp(), $4
+SELECT $1, $2, $3, greatest(clock_timestamp(), (
+    SELECT at FROM tollgate.log_checkpoint ORDER BY epoch DESC, size DESC LIMIT 1
+)), $4
 WHERE (SELECT max(epoch) FROM tollgate.log_origin) = $1
     AND NOT EXISTS (SELECT 1 FROM tollgate.log_checkpoint WHERE epoch = $1 AND size >= $2)
 """

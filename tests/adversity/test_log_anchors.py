@@ -21,15 +21,18 @@ from keys.datakeys import DataKeys
 from keys.notes import Note, Signature
 from proxy.ledger import anchor, receipts, sql, tiles, tree
 from proxy.ledger import checkpoints as stored
+from proxy.ledger import recover as recovery
 from proxy.ledger.fsck.anchors import Anchor, AnchorRefused, read_anchor
 from proxy.ledger.fsck.model import Where
-from proxy.ledger.model import Entry, OpenedEntry
+from proxy.ledger.model import Entry, LedgerUnavailable, OpenedEntry
 from proxy.ledger.published import Published
+from proxy.ledger.publisher import LOCK
 from proxy.ledger.reader import open_rows
 from proxy.ledger.receipts import TlogProof
-from tests.conftest import Database
+from schema.roles import Role
+from tests.conftest import PASSWORDS, Database
 from tests.db.test_log_fsck import tollgate
-from tests.support.ledger import open_provider
+from tests.support.ledger import Fault, Link, open_provider
 from tests.support.logs import ORIGIN, WITNESS, Log, filled, open_log
 from tests.support.lying import put_back, rewrite
 
@@ -304,8 +307,6 @@ async def test_a_broken_log_is_not_recovered(log: Log, database: Database) -> No
 async def test_recovery_needs_the_log_for_itself(log: Log, database: Database) -> None:
     await asyncio.to_thread(anchor.write, log.config.log_dir, await kept(log, 600))
     await put_back(log.owner, 560)
-    from proxy.ledger.publisher import LOCK
-
     await log.owner.execute("SELECT pg_advisory_lock($1)", LOCK)
     result = await tollgate(database, "recover", "--yes")
     assert "stop every gateway first" in result.stderr
@@ -313,3 +314,31 @@ async def test_recovery_needs_the_log_for_itself(log: Log, database: Database) -
     stranger = str(UUID(int=7))
     assert (await tollgate(database, "recover", "--yes", "--origin", stranger + " b")).exit_code == 1
     assert (await tollgate(database, "recover", "--yes", "--origin", ORIGIN)).exit_code == 1
+
+
+@pytest.mark.parametrize("persisted", [False, True], ids=["not persisted", "persisted"])
+async def test_each_write_of_a_recovery_fails(log: Log, database: Database, persisted: bool) -> None:
+    """The connection is lost at each message, its reply with it: run again, it is done once."""
+    notes = [await kept(log, 600)]
+    await put_back(log.owner, 560)
+    broken = 0
+    for at in range(1, 12):
+        async with Link(database.url, Role.LOG.value, PASSWORDS[Role.LOG.value]) as link:
+            conn = await asyncpg.connect(**link.arguments(), timeout=5)
+            try:
+                planned = await recovery.plan(conn, log.log_keys, notes)
+                link.faults = [Fault(at, persisted)]
+                await recovery.recover(conn, log.ledger, planned, "operator")
+            except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, LedgerUnavailable):
+                broken += 1
+            finally:
+                conn.terminate()
+        planned = await recovery.plan(log.owner, log.log_keys, notes)
+        done = await recovery.recover(log.owner, log.ledger, planned, "operator")
+        assert (done.done, done.origin, done.first_size) == (True, ORIGIN + "/2", 560)
+        assert await log.owner.fetchval("SELECT count(*) FROM tollgate.log_origin") == 2
+        assert await log.owner.fetchval("SELECT size FROM tollgate.log_head") == 561
+        assert (await log.check()).as_json()["findings"] == []
+        await log.owner.execute("DELETE FROM tollgate.log_origin WHERE epoch = 2")
+        await put_back(log.owner, 560)
+    assert broken >= 6

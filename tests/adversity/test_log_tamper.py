@@ -145,6 +145,11 @@ DEEDS: dict[str, Deed] = {
         f"UPDATE {ENTRY} SET batch_pos = idx - 540 WHERE idx IN (541, 543)",
         first=541, where=Where.OPENING, since=600,
     ),
+    "two entries of one form swapped, and their places": one(
+        *swap(541, 545),
+        f"UPDATE {ENTRY} SET batch_pos = idx - 540 WHERE idx IN (541, 545)",
+        first=541, where=Where.OPENING, since=600,
+    ),
     "an entry repeated at the end": one(
         COPY.format(600, 301), f"UPDATE {HEAD} SET size = 601, at = (SELECT at FROM {ENTRY} WHERE idx = 600)",
         first=600, where=Where.ENTRY,

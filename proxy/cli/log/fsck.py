@@ -98,7 +98,7 @@ def fsck(
     if database_url is not None:
         config = replace(config, database_url=database_url)
     opened = not no_openings and directory is None
-    trusted = _trusted(config, vkeys, witnesses, required=directory is None)
+    trusted = _trusted(config, vkeys, witnesses)
     report, store = run(
         _fsck(config, trusted, directory, anchors, ask_witnesses, no_anchor_file, opened, opened and not no_store)
     )
@@ -112,7 +112,7 @@ def fsck(
         )
 
 
-def _trusted(config: Config, vkeys: Sequence[str], witnesses: Sequence[str], required: bool) -> Trusted:
+def _trusted(config: Config, vkeys: Sequence[str], witnesses: Sequence[str]) -> Trusted:
     keys: list[VerifierKey] = []
     for texts, kind, option in ((vkeys, ED25519, "--key"), (witnesses, COSIGNATURE, "--witness")):
         for text in texts:
@@ -124,14 +124,15 @@ def _trusted(config: Config, vkeys: Sequence[str], witnesses: Sequence[str], req
                 raise click.UsageError(f"{option}: this is the key of a {'witness' if kind == ED25519 else 'log'}")
             keys.append(key)
     keys += [witness.key for witness in parse_witnesses(config.log_witnesses)]
-    jwks = SigningKeys(config.keyring_dir).all_public("log") if not vkeys and config.keyring_dir.is_dir() else []
-    if not jwks and not vkeys and (required or not config.keyring_dir.is_dir()):
+    if vkeys:
+        return Trusted((), keys)
+    if not config.keyring_dir.is_dir():
         raise CliError(
             "no key to check signatures with",
             ExitCode.USAGE,
             "give the log's key: --key (`tollgate log key` prints it)",
         )
-    return Trusted(jwks, keys)
+    return Trusted(SigningKeys(config.keyring_dir).all_public("log"), keys)
 
 
 async def _fsck(
@@ -172,7 +173,9 @@ async def _source(config: Config, directory: Path | None, openings: bool) -> Asy
         yield Directory(directory)
         return
     async with AsyncExitStack() as stack:
-        conn = await stack.enter_async_context(connect(config, Role.LOG))
+        # An auditor with a login of their own has no passwords of our roles.
+        role = Role.LOG if config.roles_file.exists() else None
+        conn = await stack.enter_async_context(connect(config, role))
         keys = DataKeys(provider(config)) if openings else None
         yield await stack.enter_async_context(live(conn, keys))
 
