@@ -142,6 +142,18 @@ async def test_what_comes_after_the_last_progress_entry_counts(desk: Desk, stret
     assert count.as_json()["disclosures"] == len(whole.ids)
 
 
+@pytest.mark.parametrize("limit", [4, 30])
+async def test_an_answer_that_went_on_from_a_cursor_counts_from_there(desk: Desk, limit: int) -> None:
+    """The cursor's place is in the middle of a batch; what came before it was not asked for again."""
+    await fill(desk)
+    first = await desk.pull("client-b", limit=3)
+    second = await desk.pull("client-b", limit=limit, cursor=first.cursor)
+    begun = await desk.pull(limit=3)
+    await desk.pull(limit=limit, cursor=begun.cursor, lose=True, token="token-2")
+    assert set((await desk.count("token", "token-2")).records) == second.ids
+    assert set((await desk.count()).records) == first.ids | second.ids
+
+
 async def test_a_cut_answer_counts_with_what_was_in_flight(desk: Desk) -> None:
     await fill(desk)
     cut = await desk.pull(break_after=9_000)

@@ -48,6 +48,8 @@ class Got:
     access_id: UUID
     rows: list[dict[str, Any]]
     client: str
+    cursor: str | None
+    """Where it goes on, of a small answer that reached its limit."""
 
     @property
     def ids(self) -> set[int]:
@@ -132,7 +134,8 @@ class Desk:
             return True
 
         actor = Actor(client, holding.carrier_id, token, jkt, address)
-        asked = Asked(Window(us(start), us(end), "both", None, number), None, limit)
+        window = None if cursor else Window(us(start), us(end), "both", None, number)
+        asked = Asked(window, cursor, limit)
         made = FakeSink([], **sink)
         self.lossy.dead, self.lossy.progress_left = lose, lose_progress
         form = Form(MediaType.NDJSON, Coding.IDENTITY)
@@ -140,14 +143,14 @@ class Desk:
             caller = Caller(actor, holding, yes, yes)
             async with self.disclosure.answer(caller, asked, number is not None, form) as opened:
                 await opened.delivery.send(made, {})
-                access_id = opened.delivery.access_id
+                access_id, onward = opened.delivery.access_id, opened.next_cursor
         finally:
             self.lossy.dead, self.lossy.progress_left = False, None
         for task in list(self.disclosure._retries):
             task.cancel()
         ids = RecordIds(bytes(32), holding.carrier_id)
         rows = [json.loads(line) for line in made.data.split(b"\n")[:-1]]
-        got = Got(access_id, [row | {"id": ids.sequence(row["record_id"])} for row in rows], client)
+        got = Got(access_id, [row | {"id": ids.sequence(row["record_id"])} for row in rows], client, onward)
         self.got.append(got)
         return got
 

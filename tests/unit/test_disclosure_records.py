@@ -59,6 +59,8 @@ def portable(data: bytes) -> list[int]:
 @given(st.lists(_ids, max_size=4))
 @example([list(range(1, 100)), list(range(50, 150))])
 @example([[2**63 - 1]])
+@example([list(range(0, 8_192, 2)), [70_000]])  # the most ids that stand in an array
+@example([list(range(0, 8_194, 2)), [70_000]])  # the fewest that stand as bits
 def test_a_set_is_exactly_what_was_put_in(pieces: list[list[int]]) -> None:
     records = RecordSet()
     for ids in pieces:
