@@ -273,8 +273,10 @@ async def test_a_key_is_not_rotated_while_the_log_cannot_be_written(
     keys: Run, database: Database, provider: FileProvider, owner: asyncpg.Connection
 ) -> None:
     before = SigningKeys(database.config.keyring_dir).current("token").kid
+    root = (database.config.keyring_dir / "root.key").read_bytes()
     await owner.execute("REVOKE INSERT ON tollgate.log_entry FROM tollgate_log_writer, tollgate_log")
     for what in ("token", "root"):
         done = await keys("rotate", what)
         assert done.exit_code == 4, done.stderr
     assert SigningKeys(database.config.keyring_dir).current("token").kid == before
+    assert (database.config.keyring_dir / "root.key").read_bytes() == root
