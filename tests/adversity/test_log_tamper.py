@@ -43,7 +43,13 @@ def one(*statements: str, first: int | None, where: Where, since: int | None = N
     return Deed(statements, first, where, since)
 
 
-ENTRY, HEAD = "tollgate.log_entry", "tollgate.log_head"
+ENTRY, HEAD, OPENING, TAG = "tollgate.log_entry", "tollgate.log_head", "tollgate.log_opening", "tollgate.log_tag"
+TILE, CHECKPOINT, COSIGNATURE = "tollgate.log_tile", "tollgate.log_checkpoint", "tollgate.log_cosignature"
+ORIGIN = "tollgate.log_origin"
+SALT = (
+    f"UPDATE {ENTRY} SET header = overlay(header placing 'AAAAAAAA' from"
+    ' position(\'"salt":"\'::bytea in header) + 8) WHERE idx = {{0}}'
+).replace("{{0}}", "{0}")
 LEAF = "leaf_hash = sha256('\\x00'::bytea || sha256(header))"
 # Renumbering passes through numbers that nobody has, for the key is checked row by row.
 DOWN = (
@@ -62,7 +68,8 @@ COPY = (
 )
 FORGED = (
     f"INSERT INTO {ENTRY} SELECT {{0}}, gen_random_uuid(), at, kind, NULL, gen_random_uuid(), 0, h,"
-    " sha256('\\x00'::bytea || sha256(h)), '' FROM (SELECT *, convert_to('{{\"at\":\"' || to_char(at AT TIME ZONE 'UTC',"
+    " sha256('\\x00'::bytea || sha256(h)), '' FROM (SELECT *, convert_to('{{\"at\":\"' ||"
+    " to_char(at AT TIME ZONE 'UTC',"
     ' \'YYYY-MM-DD"T"HH24:MI:SS.US"Z"\') || \'","id":"\' || gen_random_uuid() || \'","kind":"\' || kind ||'
     ' \'","parts":{{}},"salt":"AAAAAAAAAAAAAAAAAAAAAA","v":1}}\', \'UTF8\') AS h'
     f" FROM {ENTRY} WHERE idx = {{1}}) f"
@@ -85,8 +92,8 @@ def cut(size: int, *, openings: bool = True) -> tuple[str, ...]:
     """Cut the tail, with all that an entry brings; the tree's tables stay."""
     gone = f"SELECT batch_id FROM {ENTRY} WHERE idx < {size}"
     return (
-        f"DELETE FROM tollgate.log_opening WHERE batch_id NOT IN ({gone})" if openings else "SELECT 1",
-        f"DELETE FROM tollgate.log_tag WHERE first >= {size}",
+        f"DELETE FROM {OPENING} WHERE batch_id NOT IN ({gone})" if openings else "SELECT 1",
+        f"DELETE FROM {TAG} WHERE first >= {size}",
         f"DELETE FROM {ENTRY} WHERE idx >= {size}",
         f"UPDATE {HEAD} SET size = {size}, at = (SELECT max(at) FROM {ENTRY})",
     )
@@ -94,39 +101,54 @@ def cut(size: int, *, openings: bool = True) -> tuple[str, ...]:
 
 DEEDS: dict[str, Deed] = {
     # Entries: 301 lies in a full tile, 545 in none.
-    "a byte of a header": one(f"UPDATE {ENTRY} SET {flip('header')} WHERE idx = 301", first=301, where=Where.ENTRY, since=540),
+    "a byte of a header": one(
+        f"UPDATE {ENTRY} SET {flip('header')} WHERE idx = 301", first=301, where=Where.ENTRY, since=540
+    ),
     "a byte of a leaf": one(f"UPDATE {ENTRY} SET {flip('leaf_hash')} WHERE idx = 301", first=301, where=Where.ENTRY),
-    "a byte of the last leaf": one(f"UPDATE {ENTRY} SET {flip('leaf_hash')} WHERE idx = 599", first=599, where=Where.ENTRY, since=600),
+    "a byte of the last leaf": one(
+        f"UPDATE {ENTRY} SET {flip('leaf_hash')} WHERE idx = 599", first=599, where=Where.ENTRY, since=600
+    ),
     "a salt and its leaf": one(
-        f"UPDATE {ENTRY} SET header = overlay(header placing 'AAAAAAAA' from position('\"salt\":\"'::bytea in header) + 8)"
-        " WHERE idx = 301",
+        SALT.format(301),
         f"UPDATE {ENTRY} SET {LEAF} WHERE idx = 301",
-        first=301, where=Where.TILE, since=540,
+        first=301,
+        where=Where.TILE,
+        since=540,
     ),
     "a salt and its leaf, in no tile": one(
-        f"UPDATE {ENTRY} SET header = overlay(header placing 'AAAAAAAA' from position('\"salt\":\"'::bytea in header) + 8)"
-        " WHERE idx = 545",
+        SALT.format(545),
         f"UPDATE {ENTRY} SET {LEAF} WHERE idx = 545",
-        first=540, where=Where.CHECKPOINT, since=600,
+        first=540,
+        where=Where.CHECKPOINT,
+        since=600,
     ),
     "a salt, its leaf and its tile": one(
-        f"UPDATE {ENTRY} SET header = overlay(header placing 'AAAAAAAA' from position('\"salt\":\"'::bytea in header) + 8)"
-        " WHERE idx = 301",
+        SALT.format(301),
         f"UPDATE {ENTRY} SET {LEAF} WHERE idx = 301",
-        "UPDATE tollgate.log_tile SET hashes = overlay(hashes placing (SELECT leaf_hash FROM tollgate.log_entry"
+        f"UPDATE {TILE} SET hashes = overlay(hashes placing (SELECT leaf_hash FROM tollgate.log_entry"
         " WHERE idx = 301) from 32 * 45 + 1) WHERE level = 0 AND idx = 1",
-        first=256, where=Where.TILE, since=540,
+        first=256,
+        where=Where.TILE,
+        since=540,
     ),
     "a kind": one(f"UPDATE {ENTRY} SET kind = 'summary' WHERE idx = 301", first=301, where=Where.ENTRY),
-    "a time": one(f"UPDATE {ENTRY} SET at = at + interval '1 microsecond' WHERE idx = 301", first=301, where=Where.ENTRY),
-    "an entry's id": one(f"UPDATE {ENTRY} SET entry_id = gen_random_uuid() WHERE idx = 301", first=301, where=Where.ENTRY),
+    "a time": one(
+        f"UPDATE {ENTRY} SET at = at + interval '1 microsecond' WHERE idx = 301", first=301, where=Where.ENTRY
+    ),
+    "an entry's id": one(
+        f"UPDATE {ENTRY} SET entry_id = gen_random_uuid() WHERE idx = 301", first=301, where=Where.ENTRY
+    ),
     "an access": one(f"UPDATE {ENTRY} SET access_id = gen_random_uuid() WHERE idx = 301", first=301, where=Where.ENTRY),
     "tags": one(f"UPDATE {ENTRY} SET {flip('tags')} WHERE idx = 302", first=302, where=Where.TAG),
     "tags dropped": one(f"UPDATE {ENTRY} SET tags = '' WHERE idx = 302", first=302, where=Where.TAG),
-    "a place in a group": one(f"UPDATE {ENTRY} SET batch_pos = batch_pos + 1 WHERE idx = 301", first=301, where=Where.ENTRY),
+    "a place in a group": one(
+        f"UPDATE {ENTRY} SET batch_pos = batch_pos + 1 WHERE idx = 301", first=301, where=Where.ENTRY
+    ),
     "a group": one(f"UPDATE {ENTRY} SET batch_id = gen_random_uuid() WHERE idx = 301", first=301, where=Where.ENTRY),
     "an entry dropped": one(f"DELETE FROM {ENTRY} WHERE idx = 301", first=301, where=Where.ENTRY, since=540),
-    "a stretch dropped": one(f"DELETE FROM {ENTRY} WHERE idx BETWEEN 20 AND 400", first=20, where=Where.ENTRY, since=248),
+    "a stretch dropped": one(
+        f"DELETE FROM {ENTRY} WHERE idx BETWEEN 20 AND 400", first=20, where=Where.ENTRY, since=248
+    ),
     "all dropped": one(f"DELETE FROM {ENTRY}", first=0, where=Where.HEAD),
     "an entry dropped and the rest renumbered": one(
         f"DELETE FROM {ENTRY} WHERE idx = 301", *(s.format(301) for s in DOWN), first=301, where=Where.TILE, since=540
@@ -135,24 +157,34 @@ DEEDS: dict[str, Deed] = {
         f"DELETE FROM {ENTRY} WHERE idx = 550", *(s.format(550) for s in DOWN), first=551, where=Where.CHECKPOINT
     ),
     "a whole group of no tile dropped and the rest renumbered": one(
-        f"DELETE FROM tollgate.log_opening WHERE batch_id = {batch(550)}", "DELETE FROM tollgate.log_tag WHERE first = 550",
-        f"DELETE FROM {ENTRY} WHERE idx = 550", *(s.format(550) for s in DOWN), first=550, where=Where.TAG,
+        f"DELETE FROM {OPENING} WHERE batch_id = {batch(550)}",
+        f"DELETE FROM {TAG} WHERE first = 550",
+        f"DELETE FROM {ENTRY} WHERE idx = 550",
+        *(s.format(550) for s in DOWN),
+        first=550,
+        where=Where.TAG,
     ),
     "two entries swapped": one(*swap(301, 305), first=301, where=Where.TILE, since=540),
     "two entries of no tile swapped": one(*swap(541, 543), first=541, where=Where.ENTRY, since=600),
     "two entries of no tile swapped, and their places": one(
         *swap(541, 543),
         f"UPDATE {ENTRY} SET batch_pos = idx - 540 WHERE idx IN (541, 543)",
-        first=541, where=Where.OPENING, since=600,
+        first=541,
+        where=Where.OPENING,
+        since=600,
     ),
     "two entries of one form swapped, and their places": one(
         *swap(541, 545),
         f"UPDATE {ENTRY} SET batch_pos = idx - 540 WHERE idx IN (541, 545)",
-        first=541, where=Where.OPENING, since=600,
+        first=541,
+        where=Where.OPENING,
+        since=600,
     ),
     "an entry repeated at the end": one(
-        COPY.format(600, 301), f"UPDATE {HEAD} SET size = 601, at = (SELECT at FROM {ENTRY} WHERE idx = 600)",
-        first=600, where=Where.ENTRY,
+        COPY.format(600, 301),
+        f"UPDATE {HEAD} SET size = 601, at = (SELECT at FROM {ENTRY} WHERE idx = 600)",
+        first=600,
+        where=Where.ENTRY,
     ),
     "an entry slipped in": one(
         *(s.format(301) for s in UP), COPY.format(301, 10), first=301, where=Where.TILE, since=540
@@ -165,7 +197,9 @@ DEEDS: dict[str, Deed] = {
     ),
     "all renumbered": one(*(s.format(0) for s in UP), first=0, where=Where.ENTRY, since=17),
     "an entry far out": one(COPY.format(10**12, 599), first=10**12, where=Where.HEAD),
-    "an entry far out, and the head": one(COPY.format(10**12, 599), f"UPDATE {HEAD} SET size = {10**12 + 1}", first=600, where=Where.ENTRY),
+    "an entry far out, and the head": one(
+        COPY.format(10**12, 599), f"UPDATE {HEAD} SET size = {10**12 + 1}", first=600, where=Where.ENTRY
+    ),
     "the head back": one(f"UPDATE {HEAD} SET size = 599", first=599, where=Where.HEAD),
     "the head on": one(f"UPDATE {HEAD} SET size = 601", first=600, where=Where.HEAD),
     "the head's time": one(f"UPDATE {HEAD} SET at = at + interval '1 s'", first=None, where=Where.HEAD),
@@ -175,103 +209,166 @@ DEEDS: dict[str, Deed] = {
     # Openings. Group 300 has entries 300 to 319.
     **{
         f"a byte of a sealed {part}": one(
-            f"UPDATE tollgate.log_opening SET {flip('sealed')} WHERE part = '{part}' AND batch_id = {batch(301)}",
-            first=first, where=Where.OPENING, since=540,
+            f"UPDATE {OPENING} SET {flip('sealed')} WHERE part = '{part}' AND batch_id = {batch(301)}",
+            first=first,
+            where=Where.OPENING,
+            since=540,
         )
         for part, first in (("actor", 309), ("request", 309), ("outcome", 309), ("records", 308))
     },
     "a byte of a sealed header": one(
-        f"UPDATE tollgate.log_opening SET {flip('sealed', '20')} WHERE part = 'actor' AND batch_id = {batch(301)}",
-        first=300, where=Where.OPENING, since=540,
+        f"UPDATE {OPENING} SET {flip('sealed', '20')} WHERE part = 'actor' AND batch_id = {batch(301)}",
+        first=300,
+        where=Where.OPENING,
+        since=540,
     ),
     **{
         f"a group's {part} dropped": one(
-            f"DELETE FROM tollgate.log_opening WHERE part = '{part}' AND batch_id = {batch(301)}",
-            first=first, where=Where.OPENING, since=540,
+            f"DELETE FROM {OPENING} WHERE part = '{part}' AND batch_id = {batch(301)}",
+            first=first,
+            where=Where.OPENING,
+            since=540,
         )
         for part, first in (("actor", 300), ("request", 300), ("outcome", 301), ("records", 301))
     },
     "a sealed part cut": one(
-        f"UPDATE tollgate.log_opening SET sealed = substring(sealed for length(sealed) - 1) WHERE part = 'actor'"
-        f" AND batch_id = {batch(301)}", first=300, where=Where.OPENING, since=540,
+        f"UPDATE {OPENING} SET sealed = substring(sealed for length(sealed) - 1) WHERE part = 'actor'"
+        f" AND batch_id = {batch(301)}",
+        first=300,
+        where=Where.OPENING,
+        since=540,
     ),
     "a sealed part and something after it": one(
-        f"UPDATE tollgate.log_opening SET sealed = sealed || '\\x00' WHERE part = 'actor' AND batch_id = {batch(301)}",
-        first=300, where=Where.OPENING, since=540,
+        f"UPDATE {OPENING} SET sealed = sealed || '\\x00' WHERE part = 'actor' AND batch_id = {batch(301)}",
+        first=300,
+        where=Where.OPENING,
+        since=540,
     ),
     "two groups' parts swapped": one(
-        "UPDATE tollgate.log_opening o SET sealed = p.sealed FROM tollgate.log_opening p WHERE o.part = 'actor' AND p.part"
+        f"UPDATE {OPENING} o SET sealed = p.sealed FROM {OPENING} p WHERE o.part = 'actor' AND p.part"
         f" = 'actor' AND (o.batch_id, p.batch_id) IN (({batch(301)}, {batch(321)}), ({batch(321)}, {batch(301)}))",
-        first=300, where=Where.OPENING, since=540,
+        first=300,
+        where=Where.OPENING,
+        since=540,
     ),
     "a sealed part of another month": one(
-        f"UPDATE tollgate.log_opening SET month = 202001 WHERE part = 'actor' AND batch_id = {batch(301)}",
-        first=300, where=Where.OPENING, since=540,
+        f"UPDATE {OPENING} SET month = 202001 WHERE part = 'actor' AND batch_id = {batch(301)}",
+        first=300,
+        where=Where.OPENING,
+        since=540,
     ),
     "a sealed part of nobody": one(
-        f"INSERT INTO tollgate.log_opening SELECT part, month, gen_random_uuid(), sealed FROM tollgate.log_opening"
-        f" WHERE part = 'actor' AND batch_id = {batch(301)}", first=None, where=Where.OPENING,
+        f"INSERT INTO {OPENING} SELECT part, month, gen_random_uuid(), sealed FROM {OPENING}"
+        f" WHERE part = 'actor' AND batch_id = {batch(301)}",
+        first=None,
+        where=Where.OPENING,
     ),
     "the month's key": one(
         "UPDATE tollgate.data_key SET wrapped = set_byte(wrapped, 20, get_byte(wrapped, 20) # 1)"
-        " WHERE key_class = 'log_actor'", first=1, where=Where.OPENING, since=17,
+        " WHERE key_class = 'log_actor'",
+        first=1,
+        where=Where.OPENING,
+        since=17,
     ),
     "the month's key dropped": one(
         "DELETE FROM tollgate.data_key WHERE key_class = 'log_request'", first=0, where=Where.OPENING, since=17
     ),
     "the month said to be destroyed": one(
         "INSERT INTO tollgate.data_key_destroyed (key_class, month) SELECT key_class, month FROM tollgate.data_key"
-        " WHERE key_class = 'log_request'", first=0, where=Where.OPENING, since=17,
+        " WHERE key_class = 'log_request'",
+        first=0,
+        where=Where.OPENING,
+        since=17,
     ),
     # The table of tags.
-    "a tag dropped": one("DELETE FROM tollgate.log_tag WHERE ctid = (SELECT min(ctid) FROM tollgate.log_tag WHERE first = 300 AND substring(places for 2) = '\\x0000')", first=300, where=Where.TAG),
-    "a tag turned into another": one("UPDATE tollgate.log_tag SET tag = tag # 1 WHERE first = 300", first=300, where=Where.TAG),
-    "a tag moved": one("UPDATE tollgate.log_tag SET first = first + 1 WHERE first = 300", first=300, where=Where.TAG),
-    "a tag's places": one(f"UPDATE tollgate.log_tag SET {flip('places', '1')} WHERE first = 300", first=300, where=Where.TAG),
-    "a tag slipped in": one("INSERT INTO tollgate.log_tag (tag, first, places) VALUES (4711, 300, '\\x0004')", first=304, where=Where.TAG),
-    "a tag slipped in past the end": one("INSERT INTO tollgate.log_tag (tag, first, places) VALUES (4711, 6000000, '\\x0004')", first=None, where=Where.TAG),
-    "all tags dropped": one("DELETE FROM tollgate.log_tag", first=1, where=Where.TAG),
+    "a tag dropped": one(
+        f"DELETE FROM {TAG} WHERE ctid = (SELECT min(ctid) FROM {TAG} WHERE first = 300"
+        " AND substring(places for 2) = '\\x0000')",
+        first=300,
+        where=Where.TAG,
+    ),
+    "a tag turned into another": one(f"UPDATE {TAG} SET tag = tag # 1 WHERE first = 300", first=300, where=Where.TAG),
+    "a tag moved": one(f"UPDATE {TAG} SET first = first + 1 WHERE first = 300", first=300, where=Where.TAG),
+    "a tag's places": one(f"UPDATE {TAG} SET {flip('places', '1')} WHERE first = 300", first=300, where=Where.TAG),
+    "a tag slipped in": one(
+        f"INSERT INTO {TAG} (tag, first, places) VALUES (4711, 300, '\\x0004')", first=304, where=Where.TAG
+    ),
+    "a tag slipped in past the end": one(
+        f"INSERT INTO {TAG} (tag, first, places) VALUES (4711, 6000000, '\\x0004')", first=None, where=Where.TAG
+    ),
+    "all tags dropped": one(f"DELETE FROM {TAG}", first=1, where=Where.TAG),
     # The tree.
-    "a byte of a tile": one(f"UPDATE tollgate.log_tile SET {flip('hashes', '32 * 45')} WHERE level = 0 AND idx = 1", first=256, where=Where.TILE),
-    "a byte of a tile's root": one(f"UPDATE tollgate.log_tile SET {flip('root')} WHERE level = 0 AND idx = 1", first=256, where=Where.TILE),
-    "a tile dropped": one("DELETE FROM tollgate.log_tile WHERE level = 0 AND idx = 1", first=256, where=Where.TILE, since=540),
+    "a byte of a tile": one(
+        f"UPDATE {TILE} SET {flip('hashes', '32 * 45')} WHERE level = 0 AND idx = 1", first=256, where=Where.TILE
+    ),
+    "a byte of a tile's root": one(
+        f"UPDATE {TILE} SET {flip('root')} WHERE level = 0 AND idx = 1", first=256, where=Where.TILE
+    ),
+    "a tile dropped": one(f"DELETE FROM {TILE} WHERE level = 0 AND idx = 1", first=256, where=Where.TILE, since=540),
     "two tiles swapped": one(
-        "UPDATE tollgate.log_tile t SET hashes = u.hashes, root = u.root FROM tollgate.log_tile u"
-        " WHERE t.level = 0 AND u.level = 0 AND t.idx = 1 - u.idx AND u.idx <= 1", first=0, where=Where.TILE,
+        f"UPDATE {TILE} t SET hashes = u.hashes, root = u.root FROM {TILE} u"
+        " WHERE t.level = 0 AND u.level = 0 AND t.idx = 1 - u.idx AND u.idx <= 1",
+        first=0,
+        where=Where.TILE,
     ),
     "a tile slipped in": one(
-        "INSERT INTO tollgate.log_tile SELECT 0, 2, hashes, root FROM tollgate.log_tile WHERE idx = 1", first=None, where=Where.TILE
+        f"INSERT INTO {TILE} SELECT 0, 2, hashes, root FROM {TILE} WHERE idx = 1", first=None, where=Where.TILE
     ),
     "a tile of a higher level slipped in": one(
-        "INSERT INTO tollgate.log_tile SELECT 1, 0, hashes, root FROM tollgate.log_tile WHERE idx = 1", first=None, where=Where.TILE
+        f"INSERT INTO {TILE} SELECT 1, 0, hashes, root FROM {TILE} WHERE idx = 1", first=None, where=Where.TILE
     ),
     # What is signed.
-    "a byte of a checkpoint": one(f"UPDATE tollgate.log_checkpoint SET {flip('note')} WHERE size = 300", first=None, where=Where.CHECKPOINT),
-    "a byte of a checkpoint's signature": one(f"UPDATE tollgate.log_checkpoint SET {flip('note', 'length({0}) - 10')} WHERE size = 300", first=None, where=Where.CHECKPOINT),
-    "a checkpoint's root": one(f"UPDATE tollgate.log_checkpoint SET {flip('root')} WHERE size = 300", first=None, where=Where.CHECKPOINT),
-    "a checkpoint's size": one("UPDATE tollgate.log_checkpoint SET size = 301 WHERE size = 300", first=None, where=Where.CHECKPOINT),
-    "a checkpoint's time": one("UPDATE tollgate.log_checkpoint SET at = at - interval '1 day' WHERE size = 300", first=None, where=Where.CHECKPOINT),
-    "a checkpoint's origin": one("UPDATE tollgate.log_checkpoint SET epoch = 2 WHERE size = 300", first=None, where=Where.CHECKPOINT),
+    "a byte of a checkpoint": one(
+        f"UPDATE {CHECKPOINT} SET {flip('note')} WHERE size = 300", first=None, where=Where.CHECKPOINT
+    ),
+    "a byte of a checkpoint's signature": one(
+        f"UPDATE {CHECKPOINT} SET {flip('note', 'length({0}) - 10')} WHERE size = 300",
+        first=None,
+        where=Where.CHECKPOINT,
+    ),
+    "a checkpoint's root": one(
+        f"UPDATE {CHECKPOINT} SET {flip('root')} WHERE size = 300", first=None, where=Where.CHECKPOINT
+    ),
+    "a checkpoint's size": one(
+        f"UPDATE {CHECKPOINT} SET size = 301 WHERE size = 300", first=None, where=Where.CHECKPOINT
+    ),
+    "a checkpoint's time": one(
+        f"UPDATE {CHECKPOINT} SET at = at - interval '1 day' WHERE size = 300", first=None, where=Where.CHECKPOINT
+    ),
+    "a checkpoint's origin": one(
+        f"UPDATE {CHECKPOINT} SET epoch = 2 WHERE size = 300", first=None, where=Where.CHECKPOINT
+    ),
     "two checkpoints' notes swapped": one(
-        "UPDATE tollgate.log_checkpoint c SET note = d.note FROM tollgate.log_checkpoint d"
-        " WHERE (c.size, d.size) IN ((300, 540), (540, 300))", first=None, where=Where.CHECKPOINT,
+        f"UPDATE {CHECKPOINT} c SET note = d.note FROM {CHECKPOINT} d"
+        " WHERE (c.size, d.size) IN ((300, 540), (540, 300))",
+        first=None,
+        where=Where.CHECKPOINT,
     ),
-    "the last checkpoints dropped": one("DELETE FROM tollgate.log_checkpoint WHERE size > 300", first=256, where=Where.TILE),
-    "a checkpoint dropped, its cosignature left": one("DELETE FROM tollgate.log_checkpoint WHERE size = 248", first=None, where=Where.COSIGNATURE),
-    "a byte of a cosignature": one(f"UPDATE tollgate.log_cosignature SET {flip('line')} WHERE size = 248", first=None, where=Where.COSIGNATURE),
-    "a cosignature's witness": one("UPDATE tollgate.log_cosignature SET witness = 'witness.example/w2' WHERE size = 248", first=None, where=Where.COSIGNATURE),
+    "the last checkpoints dropped": one(f"DELETE FROM {CHECKPOINT} WHERE size > 300", first=256, where=Where.TILE),
+    "a checkpoint dropped, its cosignature left": one(
+        f"DELETE FROM {CHECKPOINT} WHERE size = 248", first=None, where=Where.COSIGNATURE
+    ),
+    "a byte of a cosignature": one(
+        f"UPDATE {COSIGNATURE} SET {flip('line')} WHERE size = 248", first=None, where=Where.COSIGNATURE
+    ),
+    "a cosignature's witness": one(
+        f"UPDATE {COSIGNATURE} SET witness = 'witness.example/w2' WHERE size = 248", first=None, where=Where.COSIGNATURE
+    ),
     "two cosignatures swapped": one(
-        "UPDATE tollgate.log_cosignature c SET line = d.line FROM tollgate.log_cosignature d WHERE c.size <> d.size",
-        first=None, where=Where.COSIGNATURE,
+        f"UPDATE {COSIGNATURE} c SET line = d.line FROM {COSIGNATURE} d WHERE c.size <> d.size",
+        first=None,
+        where=Where.COSIGNATURE,
     ),
-    "an origin renamed": one("UPDATE tollgate.log_origin SET origin = 'log.example/other'", first=0, where=Where.ORIGIN),
-    "an origin dropped": one("DELETE FROM tollgate.log_origin", first=0, where=Where.ORIGIN),
+    "an origin renamed": one(f"UPDATE {ORIGIN} SET origin = 'log.example/other'", first=0, where=Where.ORIGIN),
+    "an origin dropped": one(f"DELETE FROM {ORIGIN}", first=0, where=Where.ORIGIN),
     "an origin slipped in": one(
-        "INSERT INTO tollgate.log_origin (epoch, origin, first_size, previous) SELECT 2, 'log.example/calls/2', 600, note"
-        " FROM tollgate.log_checkpoint WHERE size = 600", first=None, where=Where.ORIGIN,
+        f"INSERT INTO {ORIGIN} (epoch, origin, first_size, previous) SELECT 2, 'log.example/calls/2', 600, note"
+        f" FROM {CHECKPOINT} WHERE size = 600",
+        first=None,
+        where=Where.ORIGIN,
     ),
-    "an origin that begins elsewhere": one("UPDATE tollgate.log_origin SET first_size = 17", first=0, where=Where.ORIGIN),
-}  # fmt: skip
+    "an origin that begins elsewhere": one(f"UPDATE {ORIGIN} SET first_size = 17", first=0, where=Where.ORIGIN),
+}
 
 
 async def done(log: Log, deed: Deed) -> Report:
