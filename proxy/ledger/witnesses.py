@@ -217,6 +217,10 @@ class Witnesses:
         """Whose cosignatures count."""
         return [link.witness.key for link in self._links]
 
+    def cosigned(self, size: int) -> list[str]:
+        """Return who has cosigned the checkpoint of this size."""
+        return [link.witness.name for link in self._links if link.cosigned == size]
+
     async def close(self) -> None:
         """Ask nobody any more."""
         probes = [link.probe for link in self._links if link.probe is not None]

@@ -13,6 +13,7 @@ from proxy.config import Config
 from proxy.ledger import checkpoints
 from proxy.ledger.checkpoints import LogInconsistent, Origin
 from proxy.ledger.publisher import LogKeys, Publisher
+from proxy.ledger.witnesses import Witnesses, parse_witnesses
 from schema.roles import Role
 
 
@@ -20,7 +21,7 @@ from schema.roles import Role
 @json_option
 @click.pass_context
 def publish(ctx: click.Context, as_json: bool) -> None:
-    """Sign a checkpoint over all that is in the log now.
+    """Sign a checkpoint over all that is in the log now, and have the configured witnesses cosign it.
 
     Gateways do this by themselves, twice a second; by hand it is for a database without one. The log has to have been
     opened by a gateway once.
@@ -34,6 +35,8 @@ def publish(ctx: click.Context, as_json: bool) -> None:
         emit(found)
     elif found["published"]:
         console.print(f"checkpoint of {found['size']:,} entries, signed", markup=False)
+        for name in found["cosigned"]:
+            console.print(f"cosigned by {name}", markup=False)
     else:
         console.print("nothing to do: a gateway publishes this log", markup=False)
 
@@ -54,15 +57,21 @@ def key(ctx: click.Context) -> None:
 
 async def _publish(config: Config) -> dict[str, Any]:
     reasons: list[str] = []
-    async with ledger(config), connect_pool(config, Role.LOG) as pool:
-        publisher = Publisher(pool, LogKeys(SigningKeys(config.keyring_dir)), reasons.append)
+    witnesses = Witnesses(parse_witnesses(config.log_witnesses))
+    async with ledger(config), connect_pool(config, Role.LOG, 4) as pool:
+        publisher = Publisher(pool, LogKeys(SigningKeys(config.keyring_dir)), reasons.append, witnesses=witnesses)
         try:
             stored = await publisher.once()
+            if stored is not None:
+                await publisher.ask()
         except LogInconsistent as error:
             raise CliError(str(error), ExitCode.REFUSED) from error
         finally:
             await publisher.stop()
-    return {"published": False} if stored is None else {"published": True, "size": stored.size}
+            await witnesses.close()
+    if stored is None:
+        return {"published": False}
+    return {"published": True, "size": stored.size, "cosigned": witnesses.cosigned(stored.size)}
 
 
 async def _key(config: Config) -> str:
