@@ -261,8 +261,6 @@ class Publisher:
             if of is None:
                 raise LogInconsistent(f"a checkpoint's origin is missing: {RECOVER}")
             last.verified(of.name, await asyncio.to_thread(self._keys.verifiers, of.name))
-        if await checkpoints.head(conn) < size:
-            raise LogInconsistent(f"the log is shorter than its last checkpoint of size {size}: {RECOVER}")
         edge = await checkpoints.edge(conn, size)
         if last is not None and edge.root() != last.root:
             raise LogInconsistent(f"the log's tiles do not come to the root signed for size {size}: {RECOVER}")
