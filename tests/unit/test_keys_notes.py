@@ -117,6 +117,37 @@ def test_a_cosignature_signs_the_time_and_the_whole_text() -> None:
     assert found.time == 1_679_315_147
 
 
+# A checkpoint of the public CT log arche2025h1 (staging) as its witnesses cosigned it in 2026, and their public keys:
+# other implementations of tlog-cosignature than ours.
+CT_NOTE = """arche2025h1.staging.ct.transparency.dev
+1432088532
+U7WM79jrzyhGZ5/GUBTpM7NzwdyfFx61t3RovgcC4Ro=
+
+— arche2025h1.staging.ct.transparency.dev ui8GwCF1+kWqZrxGdhj4aX3gcw7XUlXQQabg/27lefwhUkzbC3NygNI75MdhL1bfTW9g8Ei59RA23oHP7Ry1k3ZFWwQ=
+— transparency.dev/DEV:witness-little-garden 2AQqhwAAAABqEiEgzgFIqqhbUoDwjMWE6UP8nd8/KYTzwZ2rhIgcqoXHAwVkjZr4AscylP3v7sEodkRAErumC2q44vdgJY096st5BQ==
+— witness1.smartit.nu/witness1 pIyCDwAAAABqEiEghIp82KWebrw7/oHQwlTAm3g2RKS4+eebl8eO0WH+/iEcxZ75W3u5hNI7TOQtmJbqmNWVuE0tgh0XwzdZsDsUAQ==
+— remora.n621.de 2net5wAAAABqEiEgPlfF3V06o0Y+fHM+J5J9s27wgxxcOVSpZ/2g/KSiXCg9DEZI+aVCIobWX9sXTynk5XeU/zZ0WBxtqB0DrAWfBw==
+"""  # noqa: E501
+CT_LOG = "arche2025h1.staging.ct.transparency.dev+ba2f06c0+AU0vHmlGCS/PdN8b2OaGmKprLI8HKM+dJ472xgFYh15f"
+CT_WITNESSES = (
+    "transparency.dev/DEV:witness-little-garden+d8042a87+BCtusOxINQNUTN5Oj8HObRkh2yHf/MwYaGX4CPdiVEPM",
+    "witness1.smartit.nu/witness1+a48c820f+BPSFWg9G6KPiO7QPryYO5Xq4oYJJ+kAvLKLSimDhoxMO",
+    "remora.n621.de+da77ade7+BOvN63jn/bLvkieywe8R6UYAtVtNbZpXh34x7onlmtw2",
+)
+
+
+def test_a_checkpoint_of_a_public_log_with_cosignatures_of_its_witnesses() -> None:
+    log, witnesses = VerifierKey.parse(CT_LOG), [VerifierKey.parse(text) for text in CT_WITNESSES]
+    note = Note.parse(CT_NOTE.encode())
+    assert read_checkpoint(note, log).size == 1432088532
+    found = note.verify(witnesses)
+    assert [(v.key, v.time) for v in found] == [(key, 0x6A122120) for key in witnesses]
+    other = Note(note.text.replace("1432088532", "1432088533"), note.signatures)
+    for key in (log, *witnesses):
+        with pytest.raises(NoteUnsigned, match="does not verify"):
+            other.verify([key])
+
+
 def test_a_cosignature_at_another_time_or_over_another_text_is_none() -> None:
     line = WITNESS.cosign(CHECKPOINT.text, 100)
     later = Signature(line.name, line.id, (101).to_bytes(8, "big") + line.data[8:])
