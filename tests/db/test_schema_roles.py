@@ -18,7 +18,7 @@ GRANTS = {
     "run": {"ingest": "SID", "billing": "S(c)", "monitor": "S(c)"},
     "pair": {"ingest": "SI"},
     "staging": {"ingest": "SID"},
-    "batch": {"ingest": "SID", "billing": "S(c)"},
+    "batch": {"ingest": "SID", "billing": "S(c)", "privacy": "S(c)"},
     "batch_leg": {"ingest": "SID", "billing": "S"},
     "tag_segment": {"ingest": "SID", "billing": "S"},
     "fingerprint_segment": {"ingest": "SID"},
