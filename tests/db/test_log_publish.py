@@ -490,11 +490,18 @@ async def test_a_quorum_of_witnesses_publishes(world: World) -> None:
     Note.parse(served.note).verify([WITNESS.key])
     # A later checkpoint without it is not served; the log goes on all the same.
     await world.add(3)
-    await world.publish()
+    behind = await world.publish()
     with pytest.raises(NotPublished):
         await follower.covering(5, 0.5)
     assert world.ledger.halted is None
     assert follower.served == served
+    # What is cosigned while the log has gone on is served, though it is not the newest.
+    await world.add(3)
+    assert (await world.publish()).size == 10
+    async with world.pool.acquire() as conn:
+        line = str(WITNESS.cosign(Note.parse(behind.note).text, 2))
+        await checkpoints.add_cosignature(conn, behind, WITNESS.key.name, line)
+    assert (await follower.covering(7, 5)).size == behind.size == 7
     await follower.stop()
 
 
