@@ -18,6 +18,7 @@ import os
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
@@ -131,21 +132,16 @@ def _seal(key: DataKey, chunks: Sequence[bytes], aad: bytes, salt: bytes) -> byt
     count = len(chunks)
     if not 1 <= count <= CHUNKS_MAX:
         raise ValueError("1 to 65,535 chunks can be sealed together")
-    ends = []
-    total = 0
-    for chunk in chunks:
-        total += len(chunk) + TAG_BYTES
-        ends.append(total)
-    if total > BLOB_MAX:
+    ends = list(accumulate([len(chunk) + TAG_BYTES for chunk in chunks]))
+    if ends[-1] > BLOB_MAX:
         raise ValueError("less than 2 GiB can be sealed together")
     cipher, commitment = _derive(key, salt)
     parts = [
         _FIXED.pack(_MAGIC, VERSION, ALGORITHM, key.key_id, salt, commitment, count),
         struct.pack(f">{count}I", *ends),
     ]
-    for index, chunk in enumerate(chunks):
-        bound = aad + _BOUND.pack(index, count, VERSION)
-        parts.append(cipher.encrypt(index.to_bytes(12, "big"), chunk, bound))
+    encrypt, bound = cipher.encrypt, _BOUND.pack
+    parts += [encrypt(i.to_bytes(12, "big"), chunk, aad + bound(i, count, VERSION)) for i, chunk in enumerate(chunks)]
     return b"".join(parts)
 
 

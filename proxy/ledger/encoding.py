@@ -13,9 +13,10 @@ from __future__ import annotations
 import binascii
 import hashlib
 import json
+import json.encoder
 import os
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
@@ -38,6 +39,15 @@ _SALTS = len(PARTS) + 1
 _FIELDS = {"at", "id", "kind", "parts", "salt", "v"}
 _AAD = b"tollgate log 1\x00"
 _SORTED = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), check_circular=False, sort_keys=True)
+_IN_C: Any = getattr(json.encoder, "c_make_encoder", None)
+if _IN_C is not None:
+    _IN_C = _IN_C(None, _SORTED.default, json.encoder.encode_basestring, None, ":", ",", True, False, False)
+_SURROGATE = "text with a lone surrogate cannot be written"
+_STR = {str}
+_TAG = {Tag}
+_LEAVES = {str, bool, type(None)}
+_NESTING = {dict, list, tuple}
+_KNOWN = {int, *_NESTING, *_LEAVES}
 _AS_GIVEN = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), check_circular=False)
 _KEPT = frozenset({"client", "jkt", "address", "token", "staff"})
 _KEPT_MAX = 4096
@@ -53,39 +63,47 @@ def canonical(value: Any) -> str:
     Raises:
         EntryError: on a float, an unknown type, a key that is no string, a lone surrogate or deep nesting.
     """
-    # Most values are plain already; only their check, not a copy, is paid for.
-    text = _SORTED.encode(value) if _is_plain(value, 0) else _AS_GIVEN.encode(_plain(value, 0))
+    text = _canonical(value)
     try:
         text.encode()
     except UnicodeEncodeError:
-        raise EntryError("text with a lone surrogate cannot be written") from None
+        raise EntryError(_SURROGATE) from None
     return text
+
+
+def _canonical(value: Any) -> str:
+    # Most values are plain already; only their check, not a copy, is paid for.
+    return _sorted(value) if _is_plain(value, 0) else _AS_GIVEN.encode(_plain(value, 0))
 
 
 def _is_plain(value: Any, depth: int) -> bool:
     """Tell whether json writes ``value`` as RFC 8785 does: exact types, small integers, ASCII keys."""
-    kind = type(value)
-    if kind is dict:
-        if not all(type(key) is str and key.isascii() for key in value):
+    items: Collection[Any]
+    if type(value) is dict:
+        if value and (set(map(type, value)) != _STR or not "".join(value).isascii()):
             return False
         items = value.values()
-    elif kind is list or kind is tuple:
+    elif type(value) is list or type(value) is tuple:
         items = value
     else:
-        return _is_leaf(kind, value)
+        return False
     if depth >= _DEPTH_MAX:
+        return False
+    kinds = set(map(type, items))
+    if kinds <= _LEAVES:
+        return True
+    if not kinds <= _KNOWN:
         return False
     for item in items:
         kind = type(item)
-        if kind is not str and not _is_leaf(kind, item) and not _is_plain(item, depth + 1):
+        if kind is str:
+            continue
+        if kind is int:
+            if not -_SAFE <= item <= _SAFE:
+                return False
+        elif kind in _NESTING and not _is_plain(item, depth + 1):
             return False
     return True
-
-
-def _is_leaf(kind: type, value: Any) -> bool:
-    if kind is int:
-        return bool(-_SAFE <= value <= _SAFE)
-    return kind is str or kind is bool or value is None
 
 
 def _plain(value: Any, depth: int) -> Any:
@@ -107,6 +125,11 @@ def _plain(value: Any, depth: int) -> Any:
     raise EntryError(f"a value of type {type(value).__name__} cannot be written; use strings, integers, lists, objects")
 
 
+def _sorted(value: Any) -> str:
+    # What JSONEncoder.encode does, with the encoder in C made once and not for every value.
+    return _SORTED.encode(value) if _IN_C is None else "".join(_IN_C(value, 0))
+
+
 def _utf16(key: str) -> bytes:
     return key.encode("utf-16-be", "surrogatepass")
 
@@ -118,14 +141,10 @@ class Encoded:
     entry_id: UUID
     kind: Kind
     access_id: UUID | None
-    key: str
-    """The text of ``entry_id``."""
     openings: tuple[bytes, ...]
     """One for each of PARTS; empty where the part is absent."""
-    before: bytes
-    """The header up to its time."""
     after: bytes
-    """The header from after its time to before its tags."""
+    """The header from after its kind to before its tags."""
     tags: tuple[Tag, ...]
     size: int
     """Bytes of the openings."""
@@ -148,28 +167,22 @@ def encode(entry: Entry, salts: bytes | None = None) -> Encoded:
     tags = tuple(entry.tags)
     if len(tags) > TAGS_MAX:
         raise EntryError(f"{len(tags)} tags; at most {TAGS_MAX}")
-    if not all(type(tag) is Tag for tag in tags):
+    if set(map(type, tags)) - _TAG:
         raise EntryError("what an entry can be found by must be Tags")
-    salts = os.urandom(SALT_BYTES * _SALTS) if salts is None else salts
-    texts = _b64_each([salts[i : i + SALT_BYTES] for i in range(0, SALT_BYTES * _SALTS, SALT_BYTES)], SALT_BYTES)
-    actor = _opening("actor", entry.actor, texts[0])
-    request = _opening("request", entry.request, texts[1])
-    outcome = _opening("outcome", entry.outcome, texts[2])
-    records = _opening("records", entry.records, texts[3])
+    salt = _salts(os.urandom(SALT_BYTES * _SALTS) if salts is None else salts)
+    actor = _opening("actor", entry.actor, salt[0:22])
+    request = _opening("request", entry.request, salt[24:46])
+    outcome = _opening("outcome", entry.outcome, salt[48:70])
+    records = _opening("records", entry.records, salt[72:94])
     # In the order of canonical JSON, which is another than that of PARTS.
-    named = [("actor", actor), ("outcome", outcome), ("records", records), ("request", request)]
-    present = [each for each in named if each[1]]
-    commits = _b64_each([hashlib.sha256(data).digest() for _, data in present], 32)
-    parts = ",".join([f'"{part}":"{commit}"' for (part, _), commit in zip(present, commits, strict=True)])
-    key = str(entry.entry_id)
+    openings = (("actor", actor), ("outcome", outcome), ("records", records), ("request", request))
+    parts = ",".join([f'"{part}":"{commitment(data)}"' for part, data in openings if data])
     return Encoded(
         entry.entry_id,
         entry.kind,
         entry.access_id,
-        key,
         (actor, request, outcome, records),
-        b"{" if entry.access_id is None else f'{{"access":"{entry.access_id}",'.encode(),
-        f'"id":"{key}","kind":"{entry.kind.value}","parts":{{{parts}}},"salt":"{texts[4]}",'.encode(),
+        f'"parts":{{{parts}}},"salt":"{salt[96:118]}",'.encode(),
         tags,
         len(actor) + len(request) + len(outcome) + len(records),
     )
@@ -181,15 +194,18 @@ def opening(part: str, value: Mapping[str, Any], salt: bytes) -> bytes:
     Raises:
         EntryError: if it is larger than PART_MAX (``records``: RECORDS_MAX) or cannot be written.
     """
-    return _opening(part, value, _b64_each([salt], SALT_BYTES)[0])
+    return _opening(part, value, _salts(salt)[:22])
 
 
 def _opening(part: str, value: Mapping[str, Any], salt: str) -> bytes:
-    if not value and isinstance(value, Mapping):
-        return b""
-    if not isinstance(value, Mapping):
+    if type(value) is not dict and not isinstance(value, Mapping):
         raise EntryError(f"{part} must be an object")
-    text = f'{{"part":"{part}","salt":"{salt}","v":{VERSION},"value":{canonical(value)}}}'.encode()
+    if not value:
+        return b""
+    try:
+        text = f'{{"part":"{part}","salt":"{salt}","v":{VERSION},"value":{_canonical(value)}}}'.encode()
+    except UnicodeEncodeError:
+        raise EntryError(_SURROGATE) from None
     if len(text) > PART_MAX and len(text) > (most := part_max(part)):
         raise EntryError(f"{part} takes {len(text)} bytes; at most {most}")
     return text
@@ -202,16 +218,17 @@ def part_max(part: str) -> int:
 
 def commitment(data: bytes) -> str:
     """Return base64url of SHA-256."""
-    return _b64_each([hashlib.sha256(data).digest()], 32)[0]
+    # keys.encoding writes the same; this is every append's path. 32 bytes and a zero make 44 characters, the last of
+    # which says nothing.
+    text = binascii.b2a_base64(hashlib.sha256(data).digest() + b"\0", newline=False)
+    return text.translate(_URL_SAFE)[:43].decode()
 
 
-def _b64_each(items: Sequence[bytes], size: int) -> list[str]:
-    """Return unpadded base64url of each item, all of ``size`` bytes (as keys.encoding; this is every append's path)."""
-    # Filled up to whole groups of three bytes: the bits that an item's last character has too many of stay zero.
-    fill = bytes(-size % 3)
-    text = binascii.b2a_base64(b"".join([item + fill for item in items]), newline=False).translate(_URL_SAFE).decode()
-    used, step = -(-size * 4 // 3), (size + len(fill)) * 4 // 3
-    return [text[start : start + used] for start in range(0, len(text), step)]
+def _salts(salts: bytes) -> str:
+    """Return unpadded base64url of each salt, 22 characters, and two more that say nothing."""
+    # Each filled up to 18 bytes; the empty one that comes last is for the last one's filling.
+    cut = [salts[i : i + SALT_BYTES] for i in range(0, len(salts) + 1, SALT_BYTES)]
+    return binascii.b2a_base64(b"\0\0".join(cut), newline=False).translate(_URL_SAFE).decode()
 
 
 def header(encoded: Encoded, at: str, tags: bytes) -> bytes:
@@ -224,7 +241,9 @@ def header(encoded: Encoded, at: str, tags: bytes) -> bytes:
         at: its time (``model.timestamp``).
         tags: its stored tags (``tag_column``); committed to where there are any.
     """
-    return encoded.before + f'"at":"{at}",'.encode() + encoded.after + header_end(tags)
+    access = "" if encoded.access_id is None else f'"access":"{encoded.access_id}",'
+    begin = f'{{{access}"at":"{at}","id":"{encoded.entry_id}","kind":"{encoded.kind}",'
+    return begin.encode() + encoded.after + header_end(tags)
 
 
 def header_end(tags: bytes) -> bytes:

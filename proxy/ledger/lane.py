@@ -49,8 +49,8 @@ class Progress:
     """What is known of a group while it is being written."""
 
     left: list[Encoded]
-    done: dict[str, Appended] = field(default_factory=dict)
-    """By the text of the entry's id."""
+    done: dict[int, Appended] = field(default_factory=dict)
+    """By the entry's id as an integer."""
     unknown: bool = False
     """A transaction was sent off whose end is not known."""
 
@@ -163,7 +163,7 @@ class Lane:
         state, first, at = row
         if state == "written":
             for entry in progress.left:
-                progress.done[entry.key] = Appended(first, entry.entry_id, at)
+                progress.done[entry.entry_id.int] = Appended(first, entry.entry_id, at)
                 first += 1
             progress.left = []
         elif state == "present":
@@ -188,8 +188,8 @@ class Lane:
         if self._warned:
             raise asyncpg.InterfaceError("COMMIT answered with a warning")
         for row in rows:
-            progress.done[str(row["entry_id"])] = Appended(row["idx"], row["entry_id"], row["at"])
-        progress.left = [e for e in progress.left if e.key not in progress.done]
+            progress.done[row["entry_id"].int] = Appended(row["idx"], row["entry_id"], row["at"])
+        progress.left = [e for e in progress.left if e.entry_id.int not in progress.done]
         progress.unknown = False
 
     def _notice(self, _conn: object, message: asyncpg.PostgresLogMessage) -> None:

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import IntEnum, StrEnum
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 from uuid import UUID
 
 JSON: TypeAlias = bool | int | str | Sequence[Any] | Mapping[str, Any] | None
@@ -115,8 +115,12 @@ class TagDomain(IntEnum):
 _DOMAINS = {domain.name.lower(): domain for domain in TagDomain}
 
 
-@dataclass(frozen=True, slots=True)
-class Tag:
+class _Tag(NamedTuple):
+    domain: str
+    value: bytes
+
+
+class Tag(_Tag):
     """Something an entry can be found by without being opened; only its keyed tag is stored.
 
     ``domain`` is the lower-case name of a TagDomain (``client``, ``jkt``, ``address``, ``token``, ``number``,
@@ -124,14 +128,19 @@ class Tag:
     ``exposure``: a frozen month); ``value`` is 1 to 1,024 bytes of it.
     """
 
-    domain: str
-    value: bytes
+    __slots__ = ()
 
-    def __post_init__(self) -> None:
-        if self.domain not in _DOMAINS:
-            raise EntryError(f"unknown tag domain {self.domain!r}")
-        if not isinstance(self.value, bytes) or not 1 <= len(self.value) <= 1024:
-            raise EntryError(f"a {self.domain} tag's value must be 1 to 1024 bytes")
+    def __new__(cls, domain: str, value: bytes) -> Tag:
+        """Make a tag.
+
+        Raises:
+            EntryError: if there is no such domain, or the value is none.
+        """
+        if domain not in _DOMAINS:
+            raise EntryError(f"unknown tag domain {domain!r}")
+        if not isinstance(value, bytes) or not 1 <= len(value) <= 1024:
+            raise EntryError(f"a {domain} tag's value must be 1 to 1024 bytes")
+        return super().__new__(cls, domain, value)
 
     @property
     def code(self) -> int:

@@ -22,7 +22,7 @@ HEAD = "SELECT size, greatest(at, clock_timestamp()) AS at FROM tollgate.log_hea
 
 PEEK = "SELECT size, greatest(at, clock_timestamp()) AS at FROM tollgate.log_head WHERE id = 1"
 
-APPEND = "SELECT state, first, at FROM tollgate.log_append($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)"
+APPEND = "SELECT state, first, at FROM tollgate.log_append($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)"
 """Writes a batch at the head (migration 0011): outside a transaction it is one of its own."""
 
 STANDING = "SELECT idx, entry_id, at, leaf_hash FROM tollgate.log_entry WHERE entry_id = ANY($1::uuid[])"

@@ -163,7 +163,7 @@ class GroupWriter:
         return group
 
     async def _write_group(self, lane: Lane, group: list[_Waiting]) -> None:
-        progress = Progress(list({w.encoded.key: w.encoded for w in group}.values()))
+        progress = Progress(list({w.encoded.entry_id.int: w.encoded for w in group}.values()))
         try:
             await lane.persist(progress)
         except Exception as error:
@@ -185,12 +185,12 @@ class GroupWriter:
         metrics.LOG_GROUP.observe(len(group))
         self._tell(group, progress.done)
 
-    def _tell(self, group: Sequence[_Waiting], done: Mapping[str, Appended]) -> None:
+    def _tell(self, group: Sequence[_Waiting], done: Mapping[int, Appended]) -> None:
         if not done:
             return
         now = asyncio.get_running_loop().time()
         for waiting in group:
-            placed = done.get(waiting.encoded.key)
+            placed = done.get(waiting.encoded.entry_id.int)
             if placed is not None and not waiting.future.done():
                 waiting.future.set_result(placed)
                 metrics.LOG_APPEND_SECONDS.observe(now - waiting.since)

@@ -1,6 +1,6 @@
 -- Appending, as one statement that is its own transaction: the head is locked, the time read, the entries placed and the
 -- head moved, in one round trip. The time stands in the header and is known only under the lock, so the header is put
--- together here, from what stands before and what after its time.
+-- together here: canonical JSON, from the columns that repeat it and (p_headers) what follows the kind.
 --
 -- It runs with its caller's rights and gives none: whoever may not insert, or may not move the head, fails in it.
 --
@@ -9,7 +9,7 @@
 -- fewer entries, `first`, than p_least, which were acknowledged).
 CREATE FUNCTION tollgate.log_append(
     p_once boolean, p_least bigint, p_month int, p_batch uuid,
-    p_ids uuid[], p_kinds text[], p_access uuid[], p_before bytea[], p_after bytea[], p_tags bytea[],
+    p_ids uuid[], p_kinds text[], p_access uuid[], p_headers bytea[], p_tags bytea[],
     p_parts text[], p_sealed bytea[], p_tag bigint[], p_places bytea[],
     OUT state text, OUT first bigint, OUT at timestamptz
 ) LANGUAGE plpgsql
@@ -17,7 +17,7 @@ CREATE FUNCTION tollgate.log_append(
 SET enable_seqscan = off
 AS $$
 DECLARE
-    stamp bytea;
+    stamp text;
 BEGIN
     -- For this transaction's COMMIT, whatever the session or the role says.
     PERFORM set_config('synchronous_commit', 'on', true);
@@ -37,15 +37,19 @@ BEGIN
             RETURN;
         END IF;
     END IF;
-    stamp := convert_to('"at":"' || to_char(at AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US') || 'Z",', 'UTF8');
+    stamp := '"at":"' || to_char(at AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US') || 'Z","id":"';
     INSERT INTO tollgate.log_entry
         (idx, entry_id, at, kind, access_id, batch_id, batch_pos, header, leaf_hash, tags)
     SELECT log_append.first + e.n - 1, e.entry_id, log_append.at, e.kind, e.access_id, p_batch, e.n - 1, e.header,
         sha256('\x00'::bytea || sha256(e.header)), e.tags
     FROM (
-        SELECT u.entry_id, u.kind, u.access_id, u.before || stamp || u.after AS header, u.tags, u.n
-        FROM unnest(p_ids, p_kinds, p_access, p_before, p_after, p_tags)
-            WITH ORDINALITY AS u (entry_id, kind, access_id, before, after, tags, n)
+        SELECT u.entry_id, u.kind, u.access_id, u.tags, u.n,
+            convert_to(
+                coalesce('{"access":"' || u.access_id || '",', '{') || stamp || u.entry_id || '","kind":"' || u.kind || '",',
+                'UTF8'
+            ) || u.header AS header
+        FROM unnest(p_ids, p_kinds, p_access, p_headers, p_tags)
+            WITH ORDINALITY AS u (entry_id, kind, access_id, header, tags, n)
         OFFSET 0 -- the header is put together once
     ) e;
     INSERT INTO tollgate.log_opening (part, month, batch_id, sealed)

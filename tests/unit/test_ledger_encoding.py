@@ -117,6 +117,16 @@ def test_what_cannot_be_written_is_refused(value: Any) -> None:
         encoding.encode(Entry(Kind.LOG_READ, request={"value": value}))
 
 
+def test_a_value_is_nested_so_deep_and_no_deeper() -> None:
+    for empty in ([], {}, ["a"], [1]):
+        deep: Any = empty
+        for n in range(31):
+            deep = [deep] if n % 2 else {"a": deep}
+        assert json.loads(encoding.canonical(deep)) == deep
+        with pytest.raises(EntryError, match="deeply"):
+            encoding.canonical([deep])
+
+
 def test_subclasses_are_written_by_value() -> None:
     assert encoding.canonical({"kind": Kind.LOG_READ, "domain": TagDomain.JKT, "l": Deep([True])}) == (
         '{"domain":2,"kind":"log.read","l":[true]}'
