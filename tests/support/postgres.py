@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import urlsplit
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,39 @@ def system_server() -> Iterator[SystemServer]:
     # Not under pytest's own folder: nobody but its owner may pass through that.
     with tempfile.TemporaryDirectory(prefix="tollgate-system-pg-") as name, _server(Path(name)) as server:
         yield server
+
+
+@contextmanager
+def standby_of(server: SystemServer) -> Iterator[int]:
+    """Run a streaming standby of a server; gives its port."""
+    admin = urlsplit(server.superuser_url)
+    with tempfile.TemporaryDirectory(prefix="tollgate-standby-pg-") as name:
+        folder, port = Path(name), free_port()
+        data, user = folder / "data", "postgres" if os.geteuid() == 0 else None
+        data.mkdir(mode=0o700)
+        if user:
+            entry = pwd.getpwnam(user)
+            os.chown(data, entry.pw_uid, entry.pw_gid)
+            folder.chmod(0o755)
+
+        def call(program: str, *args: str) -> None:
+            log = folder / "commands.log"
+            with log.open("ab") as out:
+                done = subprocess.run(
+                    [newest() / program, *args], user=user, group=user, extra_groups=[] if user else None, stdout=out,
+                    stderr=out, stdin=subprocess.DEVNULL, cwd="/", check=False,
+                    env={**os.environ, "PGPASSWORD": admin.password or ""},
+                )  # fmt: skip
+            assert done.returncode == 0, log.read_text()
+
+        call("pg_basebackup", "-h", "127.0.0.1", "-p", str(admin.port), "-U", "admin", "-D", str(data), "-R",
+             "-c", "fast")  # fmt: skip
+        options = f"-c listen_addresses=127.0.0.1 -c port={port} -c unix_socket_directories='' -c max_connections=200"
+        call("pg_ctl", "-w", "-D", str(data), "-l", str(data / "log"), "-o", options, "start")
+        try:
+            yield port
+        finally:
+            call("pg_ctl", "-w", "-m", "immediate", "-D", str(data), "stop")
 
 
 @contextmanager
