@@ -35,7 +35,10 @@ from proxy.policy.counting import CountPermit, CountRequest, Officer, Subject, S
 from schema.fields import ocn_text
 
 PAGE: Final = 64
-"""Entries opened at once: each may name a million records."""
+PAGE_MAX: Final = 512
+HEAVY: Final = 8 << 20
+"""Entries opened at once: the first time, and at most; fewer again where they held sets of so many bytes, for each may
+name a million records."""
 LISTED: Final = 1_000
 """Most accesses that an answer names."""
 
@@ -251,14 +254,14 @@ class Exposure:
     async def _accesses(self, subject: Subject, trail: Trail, seen: Seen, prover: Prover) -> AsyncGenerator[Access]:
         """Yield the accesses of a trail, their entries handed to the prover, what is left of their scopes added."""
         tags = () if subject.kind == SubjectKind.ALL else (tag_of(subject),)
-        query = Query(tags, KINDS, first=trail.first - LOOKBACK, last=trail.last, limit=1 << 62, page=PAGE)
+        query = Query(tags, KINDS, first=trail.first - LOOKBACK, last=trail.last)
         async with aclosing(self._entries(query, seen)) as entries:
             async for entry in entries:
                 if (access := trail.take(entry)) is not None:
                     yield await self._resolved(access, prover)
         for access_id in trail.left():
             access = Access(access_id)
-            async with aclosing(self._entries(Query((), KINDS, access_id=access_id, limit=1 << 62), Seen())) as entries:
+            async with aclosing(self._entries(Query((), KINDS, access_id=access_id), Seen())) as entries:
                 async for entry in entries:
                     if bears(subject, entry):
                         access.take(entry)
@@ -267,11 +270,14 @@ class Exposure:
 
     async def _entries(self, query: Query, seen: Seen) -> AsyncGenerator[OpenedEntry]:
         """Yield everything that a query finds, however much it is."""
+        page = query.page or PAGE
         while True:
-            part = Seen()
-            async with aclosing(self._search.run(query, part)) as found:
+            part, size = Seen(), 0
+            async with aclosing(self._search.run(replace(query, limit=page, page=page), part)) as found:
                 async for entry in found:
+                    size += _weight(entry.records)
                     yield entry
+            page = max(4, page // 4) if size > HEAVY else min(PAGE_MAX, page * 2)
             seen.blind += [month for month in part.blind if month not in seen.blind]
             if part.next_after is None:
                 return
@@ -323,7 +329,7 @@ class Exposure:
         """Return which of some records a frozen month covers, and the subscribers of these accesses in it."""
         found: dict[UUID | None, tuple[BitMap64, BitMap64]] = {}
         finished: UUID | None = None
-        query = Query((frozen_tag(month),), (Kind.EXPOSURE_FROZEN,), limit=1 << 62, page=4)
+        query = Query((frozen_tag(month),), (Kind.EXPOSURE_FROZEN,), page=4)
         async with aclosing(self._entries(query, Seen())) as entries:
             async for entry in entries:
                 await prover.take([(entry.index, entry.leaf)])
@@ -339,6 +345,15 @@ class Exposure:
                     finished = entry.access_id
         covered, subscribers = found.get(finished, (BitMap64(), BitMap64()))
         return covered, len(subscribers)
+
+
+def _weight(value: Any) -> int:
+    """Return about how many bytes the sets in a part take."""
+    if isinstance(value, dict):
+        return sum(map(_weight, value.values()))
+    if isinstance(value, list):
+        return sum(map(_weight, value))
+    return len(value) if isinstance(value, str) else 8
 
 
 def frozen_tag(month: int) -> Tag:
