@@ -418,9 +418,12 @@ async def test_a_damaged_anchor_is_not_passed_over(world: World, text: bytes) ->
     world.directory.mkdir(exist_ok=True)
     (world.directory / anchor.NAME).write_bytes(text)
     follower = world.published()
-    with contextlib.suppress(anchor.AnchorError):
+    if text == b"nonsense":
         await follower.start()
         assert world.ledger.halted is not None
+    else:
+        with pytest.raises(anchor.AnchorError, match="damaged"):  # names the file
+            await follower.start()
     assert follower.served is None
 
 
