@@ -10,7 +10,7 @@ import click
 from rich.console import Console
 from rich.table import Table
 
-from tests.bench import exposure, logcost, logfsck, measures
+from tests.bench import exposure, logcost, logfsck, logs, measures
 from tests.bench.measures import Result
 from tests.bench.rivals import Psql
 from tests.bench.stage import gateway, stage
@@ -23,8 +23,9 @@ BARS = {
     "bytes_per_cdr": (0.33, 0.20),
     "lookup": (75.0, 25.0),
     "log_overhead": (1.02, 1.01),
+    "log_append": (1.0, 0.0),
 }
-"""First bar and aim, as ratios."""
+"""First bar and aim (0: none), as ratios."""
 
 
 @click.command()
@@ -36,7 +37,7 @@ BARS = {
 @click.option(
     "--only",
     multiple=True,
-    help="ingest, pulls, lookup, log_cost, small_pull, ingest_small, exposure, fsck (ingest always).",
+    help="ingest, pulls, lookup, log_cost, small_pull, ingest_small, exposure, log_append, fsck (ingest always).",
 )
 def main(rows: int, small_files: int, accesses: int, log_entries: int, rounds: int, only: tuple[str, ...]) -> None:
     """Run the benchmarks."""
@@ -85,6 +86,9 @@ async def _run(
             await exposure.exposure(place, accesses, report)
         if wanted("ingest_small"):
             await measures.ingest_small(place, psql, small_files, report)
+    if wanted("log_append"):
+        async with stage("bench_log") as place:
+            await logs.append(place, 3.0, rounds, report)
     if wanted("fsck"):
         async with stage("bench_fsck") as place:
             await logfsck.fsck(place, (log_entries // 10, log_entries), report)
