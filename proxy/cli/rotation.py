@@ -15,7 +15,9 @@ from proxy.cli.log.show import operator
 from proxy.config import Config
 from proxy.ledger.model import Entry, Kind, Tag, new_id
 
-TOKEN = "token"  # noqa: S105 - the purpose of a key, not a credential
+TOKEN, LOG = "token", "log"
+"""The purposes of signing keys."""
+FOR_EVER = datetime(9999, 12, 31, tzinfo=UTC)
 
 
 @click.group("rotate")
@@ -52,11 +54,32 @@ def token(ctx: click.Context, alg: str | None, as_json: bool) -> None:
     The old key signs nothing more; its public half stays at /.well-known/jwks.json until every token it signed has run
     out (RFC 7517 s.4.5 kid). Gateways take up the new key by themselves.
     """
-    old, new, until = run(_rotate_token(settings(ctx), alg))
+    config = settings(ctx)
+    # Twice a token's life: one may have been signed by a gateway that had not seen the change yet.
+    until = datetime.now(UTC) + timedelta(seconds=2 * config.token_ttl_s + 2 * config.clock_skew_s)
+    old, new = run(_rotate_signing(config, TOKEN, alg, until))
     if as_json:
         emit({"rotated": TOKEN, "kid": new, "replaced": old, "published_until": until.isoformat()})
         return
     click.echo(f"tokens are signed with key {new}; {old} stays published until {until:%Y-%m-%d %H:%M:%S} UTC")
+
+
+@rotate.command("log")
+@json_option
+@click.pass_context
+def log_key(ctx: click.Context, as_json: bool) -> None:
+    """Sign the access log's checkpoints with a fresh key from now on.
+
+    The old key signs nothing more; its public half is kept for ever, because old checkpoints and receipts are checked
+    with it. First give the new key (`tollgate log key`) to your witnesses and to whoever checks receipts: until they
+    know it they refuse what it signs.
+    """
+    old, new = run(_rotate_signing(settings(ctx), LOG, None, FOR_EVER))
+    if as_json:
+        emit({"rotated": LOG, "kid": new, "replaced": old})
+        return
+    click.echo(f"checkpoints are signed with key {new}; {old} is kept to check what it signed")
+    click.echo("give the new key to witnesses and auditors:  tollgate log key")
 
 
 async def _rotate_root(config: Config) -> None:
@@ -68,19 +91,17 @@ async def _rotate_root(config: Config) -> None:
         await log.append(_entry(change, {"what": "root key", "action": "rotate"}, {"state": "done"}))
 
 
-async def _rotate_token(config: Config, alg: str | None) -> tuple[str, str, datetime]:
+async def _rotate_signing(config: Config, purpose: str, alg: str | None, until: datetime) -> tuple[str, str]:
     provider(config)
     async with ledger(config) as log:
         keys = await asyncio.to_thread(SigningKeys, config.keyring_dir)
-        old = (await asyncio.to_thread(keys.current, TOKEN)).kid
-        # Twice a token's life: one may have been signed by a gateway that had not seen the change yet.
-        until = datetime.now(UTC) + timedelta(seconds=2 * config.token_ttl_s + 2 * config.clock_skew_s)
+        old = (await asyncio.to_thread(keys.current, purpose)).kid
         change = new_id()
-        asked = {"what": "token signing key", "action": "rotate", "kid": old}
+        asked = {"what": f"{purpose} signing key", "action": "rotate", "kid": old}
         await log.append(_entry(change, asked, {}))
-        made = await asyncio.to_thread(lambda: keys.rotate(TOKEN, alg, keep_until=until))
+        made = await asyncio.to_thread(lambda: keys.rotate(purpose, alg, keep_until=until))
         await log.append(_entry(change, asked, {"state": "done", "kid": made.kid}))
-    return old, made.kid, until
+    return old, made.kid
 
 
 def _entry(change: UUID, request: Mapping[str, str], outcome: Mapping[str, str]) -> Entry:

@@ -71,7 +71,7 @@ class LogKeys:
         """
         private = self._signing.current("log").private_key
         if not isinstance(private, Ed25519PrivateKey):
-            raise KeysError("the log is signed with an Ed25519 key: `tollgate keys rotate` one for purpose log")
+            raise KeysError("the log is signed with an Ed25519 key: `tollgate keys rotate log` makes one")
         return Signer(origin, private)
 
     def verifiers(self, origin: str) -> list[VerifierKey]:

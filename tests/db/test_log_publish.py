@@ -11,10 +11,12 @@ from typing import Any
 
 import asyncpg
 import pytest
+from click.testing import CliRunner, Result
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from keys.notes import Checkpoint, Cosigner, Note, Signer, sign
+from keys.notes import Checkpoint, Cosigner, Note, NoteError, Signer, sign
 from keys.signing import SigningKeys
+from proxy.cli.main import main
 from proxy.config import ConfigError
 from proxy.ledger import anchor, checkpoints, publisher, tiles, tree
 from proxy.ledger.checkpoints import LogInconsistent, Origin, Stored
@@ -122,6 +124,39 @@ async def _sound(world: World) -> None:
 
 
 # -- publishing
+
+
+async def test_a_new_key_signs_on_and_the_old_one_still_proves(world: World) -> None:
+    """`tollgate keys rotate log` beside a running gateway."""
+    follower = world.published()
+    await follower.start()
+    try:
+        await world.add(3)
+        first = await world.publish()
+        await until(lambda: follower.served is not None and follower.served.size == first.size)
+        signing = SigningKeys(world.database.config.keyring_dir)
+        old = signing.current("log")
+        assert (await asyncio.to_thread(command, world, "keys", "rotate", "log", "--json")).exit_code == 0
+        assert signing.current("log").kid != old.kid
+        await world.add(3)
+        second = await world.publish()
+        await until(lambda: follower.served is not None and follower.served.size == second.size)
+        assert world.ledger.halted is None
+    finally:
+        await follower.stop()
+    new, kept = world.keys.verifiers(ORIGIN)
+    assert Note.parse(second.note).verify([new])
+    assert Note.parse(first.note).verify([kept])
+    with pytest.raises(NoteError):
+        Note.parse(second.note).verify([kept])
+    await _sound(world)
+    done = await asyncio.to_thread(command, world, "log", "fsck", "--no-store")
+    assert done.exit_code == 0, done.output
+
+
+def command(world: World, *words: str) -> Result:
+    arguments = ["--home", str(world.database.config.home), *words]
+    return CliRunner().invoke(main, arguments, env={"TOLLGATE_DATABASE_URL": world.database.url})
 
 
 async def test_what_is_signed_is_what_stands(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
