@@ -87,7 +87,13 @@ class Fault:
     persisted: bool
     then_down: bool = False
     """Afterwards every connection is cut and none is taken until ``Link.down`` is set to False."""
+    delay_s: float | None = None
+    """Strike so long after the message was passed on, while the server is at work (``persisted`` then says nothing)."""
+    act: Callable[[], Awaitable[object]] | None = None
+    """What befalls at that moment, before the link is cut: a process is killed, a server, a disk is filled."""
     fired: bool = False
+    over: bool = False
+    """All that it does has been done."""
 
 
 @dataclass
@@ -152,7 +158,11 @@ class Link:
         if self.down:
             writer.transport.abort()
             return
-        up_reader, up_writer = await self._connect()
+        try:
+            up_reader, up_writer = await self._connect()
+        except OSError:
+            writer.transport.abort()  # the server is down
+            return
         mine = {writer, up_writer}
         self._writers |= mine
         try:
@@ -191,14 +201,21 @@ class Link:
                     fault.at -= 1
                     if fault.at <= 0:
                         fault.fired = True
-                        if fault.persisted:
+                        if fault.delay_s is not None:
+                            silent.set()
+                            up_writer.write(data)
+                            await asyncio.sleep(fault.delay_s)
+                        elif fault.persisted:
                             silent.set()
                             answered.clear()
                             up_writer.write(data)
                             await answered.wait()
+                        if fault.act is not None:
+                            await fault.act()
                         if fault.then_down:
                             self.down = True
                             await self.cut()
+                        fault.over = True
                         return
                 up_writer.write(data)
         finally:

@@ -17,8 +17,9 @@ GRANT USAGE ON SCHEMA past TO tollgate_log;
 
 
 async def set_clock(owner: asyncpg.Connection, at: datetime | None) -> None:
-    """Tell the log's role that it is ``at``; None: the true time. Sessions begun after the first call see every later one.
+    """Tell the log's role that it is ``at``; None: the true time.
 
+    Sessions begun after the first call see every later one.
     The log's time never runs backwards, so go forward only.
     """
     await owner.execute(_CLOCK)
