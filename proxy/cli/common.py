@@ -1,4 +1,4 @@
-"""What every command shares: settings, connections, how an error ends (message, hint, exit code), output.
+"""What commands share: settings, connections, who runs them, how an error ends (message, hint, exit code), output.
 
 People read stderr; stdout holds only what was asked for, so that it can be piped.
 """
@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import getpass
 import json
 import os
+import re
 import sys
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from dataclasses import replace
@@ -34,6 +36,10 @@ console = Console(stderr=True, highlight=False, soft_wrap=True)
 """For people: progress, messages, errors. Markup in typed-in text must be escaped (rich.markup.escape)."""
 
 CONNECT_TIMEOUT_S = 10.0
+
+_UNSAFE = re.compile(
+    r"[^\x20-\x7e\u00a1-\ud7ff\uf900-\ufdcf\ufdf0-\uffef]|[\u200b-\u200f\u2028-\u202e\u2066-\u2069\ufeff]"
+)
 
 
 class ExitCode(IntEnum):
@@ -254,6 +260,21 @@ async def ledger(config: Config) -> AsyncIterator[Ledger]:
             yield log
         finally:
             await log.close()
+
+
+def operator() -> str:
+    """Return the operating system's name for who runs this (SUDO_USER is what sudo says; a root user can set it)."""
+    try:
+        name = getpass.getuser()
+    except (KeyError, OSError):
+        name = f"uid {os.getuid()}"
+    behind = os.environ.get("SUDO_USER")
+    return f"{behind} as {name}"[:200] if behind and behind != name else name[:200]
+
+
+def printable(text: str) -> str:
+    """Return what others wrote so that nothing of it can move the cursor, change colours or turn text around."""
+    return _UNSAFE.sub("\N{REPLACEMENT CHARACTER}", text)
 
 
 def stdout() -> Console:

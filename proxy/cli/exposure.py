@@ -26,12 +26,13 @@ from proxy.cli.common import (
     emit,
     json_option,
     ledger,
+    operator,
+    printable,
     provider,
     run,
     settings,
     stdout,
 )
-from proxy.cli.log.show import operator, printable
 from proxy.config import Config
 from proxy.disclosure.exposure import Count, CountDenied, Exposure, Question
 from proxy.disclosure.exposure_freeze import Freezer, Frozen, NothingToFreezeError, officers_tools

@@ -21,9 +21,8 @@ from rich.progress import BarColumn, DownloadColumn, Progress, SpinnerColumn, Te
 from rich.progress import TransferSpeedColumn as SpeedColumn
 
 from keys.notes import COSIGNATURE, ED25519, VerifierKey
-from proxy.cli.common import CliError, ExitCode, console, emit, json_option
+from proxy.cli.common import CliError, ExitCode, console, emit, json_option, printable
 from proxy.cli.log.receipt import read_key
-from proxy.cli.log.show import printable
 from proxy.client import keys
 from proxy.client.forms import Form
 from proxy.client.log import LogCheck, LogMemory, LogMemoryError

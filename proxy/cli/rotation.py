@@ -10,8 +10,7 @@ from uuid import UUID
 import click
 
 from keys.signing import SigningKeys
-from proxy.cli.common import emit, json_option, ledger, provider, run, settings
-from proxy.cli.log.show import operator
+from proxy.cli.common import emit, json_option, ledger, operator, provider, run, settings
 from proxy.config import Config
 from proxy.ledger.model import Entry, Kind, Tag, new_id
 

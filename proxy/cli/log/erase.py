@@ -21,12 +21,12 @@ from proxy.cli.common import (
     emit,
     json_option,
     ledger,
+    operator,
     provider,
     run,
     settings,
     stdout,
 )
-from proxy.cli.log.show import operator
 from proxy.config import Config
 from proxy.ledger.retention import ERASABLE, Planned, Policy, Report, Retention, RetentionError
 from schema.roles import Role

@@ -25,11 +25,11 @@ from proxy.cli.common import (
     console,
     emit,
     json_option,
+    printable,
     provider,
     run,
     settings,
 )
-from proxy.cli.log.show import printable
 from proxy.config import Config
 from proxy.ledger import anchor as held
 from proxy.ledger.fsck.anchors import ANCHOR_MAX, Anchor, AnchorRefused, read_anchor

@@ -8,8 +8,8 @@ import click
 from rich.markup import escape
 
 from keys.notes import COSIGNATURE, ED25519, NoteError, VerifierKey
-from proxy.cli.common import CliError, ExitCode, console, emit, json_option, stdout
-from proxy.cli.log.show import printable, table
+from proxy.cli.common import CliError, ExitCode, console, emit, json_option, printable, stdout
+from proxy.cli.log.show import table
 from proxy.ledger.receipts import RECEIPT_MAX, Receipt, ReceiptError, verify
 
 

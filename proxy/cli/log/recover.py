@@ -19,12 +19,13 @@ from proxy.cli.common import (
     emit,
     json_option,
     ledger,
+    operator,
+    printable,
     provider,
     run,
     settings,
 )
 from proxy.cli.log.fsck import anchor_bytes
-from proxy.cli.log.show import operator, printable
 from proxy.config import Config
 from proxy.ledger import anchor as held
 from proxy.ledger import recover as recovery

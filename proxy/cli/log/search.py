@@ -11,8 +11,8 @@ from typing import Any
 
 import click
 
-from proxy.cli.common import connect_pool, console, ledger, provider, run, settings, stdout
-from proxy.cli.log.show import operator, table
+from proxy.cli.common import connect_pool, console, ledger, operator, provider, run, settings, stdout
+from proxy.cli.log.show import table
 from proxy.config import Config
 from proxy.ledger.model import Kind, OpenedEntry, Tag
 from proxy.ledger.search import Query, Search, Seen, looking

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import getpass
-import os
-import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,13 +10,10 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from proxy.cli.common import emit, json_option, ledger, run, settings
+from proxy.cli.common import emit, json_option, ledger, operator, printable, run, settings
 from proxy.config import Config
 from proxy.ledger.model import Entry, Kind, OpenedEntry, Tag, timestamp
 
-_UNSAFE = re.compile(
-    r"[^\x20-\x7e\u00a1-\ud7ff\uf900-\ufdcf\ufdf0-\uffef]|[\u200b-\u200f\u2028-\u202e\u2066-\u2069\ufeff]"
-)
 _WIDE = 40
 
 
@@ -62,16 +56,6 @@ def reading(asked: dict[str, Any]) -> Entry:
     return Entry(Kind.LOG_READ, actor={"os_user": name}, request=asked, tags=(Tag("staff", name.encode()),))
 
 
-def operator() -> str:
-    """Return the operating system's name for who runs this (SUDO_USER is what sudo says; a root user can set it)."""
-    try:
-        name = getpass.getuser()
-    except (KeyError, OSError):
-        name = f"uid {os.getuid()}"
-    behind = os.environ.get("SUDO_USER")
-    return f"{behind} as {name}"[:200] if behind and behind != name else name[:200]
-
-
 def table(entries: Sequence[OpenedEntry]) -> Table:
     """Return entries as a table for people."""
     made = Table("index", "time", "kind", "who", "purpose", "decision", "rows", box=None, header_style="bold")
@@ -98,11 +82,6 @@ def _first(part: dict[str, Any] | None, *names: str) -> str:
         if part is not None and part.get(name) not in (None, ""):
             return str(part[name])
     return ""
-
-
-def printable(text: str) -> str:
-    """Return what others wrote so that nothing of it can move the cursor, change colours or turn text around."""
-    return _UNSAFE.sub("\N{REPLACEMENT CHARACTER}", text)
 
 
 def _shown(part: dict[str, Any] | None, text: str) -> Text:
