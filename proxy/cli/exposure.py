@@ -33,6 +33,7 @@ from proxy.cli.common import (
     settings,
     stdout,
 )
+from proxy.cli.options import utc_moment
 from proxy.config import Config
 from proxy.disclosure.exposure import Count, CountDenied, Exposure, Question
 from proxy.disclosure.exposure_freeze import Freezer, Frozen, NothingToFreezeError, officers_tools
@@ -50,16 +51,6 @@ _MONTH = re.compile(r"(20[0-9]{2})-?(0[1-9]|1[0-2])")
 _BEGINNING = datetime(2000, 1, 1, tzinfo=UTC)
 
 
-def _moment(_ctx: click.Context, _param: click.Parameter, text: str | None) -> datetime | None:
-    if text is None:
-        return None
-    try:
-        at = datetime.fromisoformat(text)
-        return at.replace(tzinfo=UTC) if at.tzinfo is None else at.astimezone(UTC)
-    except (ValueError, OverflowError):
-        raise click.BadParameter("a day or a time as 2026-11-05 or 2026-11-05T06:07:08Z (UTC)") from None
-
-
 @click.group(invoke_without_command=True)
 @click.option("--client", help="What this client was shown (its id).")
 @click.option("--token", metavar="ID", help="What this token was shown (its jti).")
@@ -68,9 +59,9 @@ def _moment(_ctx: click.Context, _param: click.Parameter, text: str | None) -> d
 @click.option("--staff", help="What this member of staff was shown.")
 @click.option("--case", help="What was shown in this case.")
 @click.option(
-    "--from", "first", callback=_moment, metavar="TIME", help="Accesses that ran after this day or time (UTC)."
+    "--from", "first", callback=utc_moment, metavar="TIME", help="Accesses that ran after this day or time (UTC)."
 )
-@click.option("--to", "last", callback=_moment, metavar="TIME", help="Accesses that began before it; default: now.")
+@click.option("--to", "last", callback=utc_moment, metavar="TIME", help="Accesses that began before it; default: now.")
 @click.option("--reason", help="Why you count; stands in the log with your name. Needed.")
 @click.option(
     "--records",

@@ -22,7 +22,7 @@ from rich.progress import TransferSpeedColumn as SpeedColumn
 
 from keys.notes import COSIGNATURE, ED25519, VerifierKey
 from proxy.cli.common import CliError, ExitCode, console, emit, json_option, printable
-from proxy.cli.log.receipt import read_key
+from proxy.cli.options import verifier_key
 from proxy.client import keys
 from proxy.client.forms import Form
 from proxy.client.log import LogCheck, LogMemory, LogMemoryError
@@ -362,8 +362,8 @@ class _Wanted:
 def _wanted(verify: bool, log_key: str | None, witnesses: tuple[str, ...]) -> _Wanted | None:
     if not verify:
         return None
-    keys = [] if log_key is None else [read_key(log_key, ED25519, "--log-key")]
-    return _Wanted(keys, [read_key(text, COSIGNATURE, "--witness") for text in witnesses])
+    keys = [] if log_key is None else [verifier_key(log_key, ED25519, "--log-key")]
+    return _Wanted(keys, [verifier_key(text, COSIGNATURE, "--witness") for text in witnesses])
 
 
 def _run(

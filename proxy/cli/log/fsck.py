@@ -15,7 +15,7 @@ import click
 from rich.progress import Progress, TaskID
 
 from keys.datakeys import DataKeys
-from keys.notes import COSIGNATURE, ED25519, NOTE_MAX, NoteError, VerifierKey
+from keys.notes import COSIGNATURE, ED25519, NOTE_MAX
 from keys.signing import SigningKeys
 from proxy.cli.common import (
     CliError,
@@ -30,6 +30,7 @@ from proxy.cli.common import (
     run,
     settings,
 )
+from proxy.cli.options import verifier_key
 from proxy.config import Config
 from proxy.ledger import anchor as held
 from proxy.ledger.fsck.anchors import ANCHOR_MAX, Anchor, AnchorRefused, read_anchor
@@ -113,16 +114,8 @@ def fsck(
 
 
 def _trusted(config: Config, vkeys: Sequence[str], witnesses: Sequence[str]) -> Trusted:
-    keys: list[VerifierKey] = []
-    for texts, kind, option in ((vkeys, ED25519, "--key"), (witnesses, COSIGNATURE, "--witness")):
-        for text in texts:
-            try:
-                key = VerifierKey.parse(text.strip())
-            except NoteError as error:
-                raise click.UsageError(f"{option}: {error}") from error
-            if key.kind != kind:
-                raise click.UsageError(f"{option}: this is the key of a {'witness' if kind == ED25519 else 'log'}")
-            keys.append(key)
+    keys = [verifier_key(text, ED25519, "--key") for text in vkeys]
+    keys += [verifier_key(text, COSIGNATURE, "--witness") for text in witnesses]
     keys += [witness.key for witness in parse_witnesses(config.log_witnesses)]
     if vkeys:
         return Trusted((), keys)

@@ -7,9 +7,10 @@ from pathlib import Path
 import click
 from rich.markup import escape
 
-from keys.notes import COSIGNATURE, ED25519, NoteError, VerifierKey
+from keys.notes import COSIGNATURE, ED25519
 from proxy.cli.common import CliError, ExitCode, console, emit, json_option, printable, stdout
 from proxy.cli.log.show import table
+from proxy.cli.options import verifier_key
 from proxy.ledger.receipts import RECEIPT_MAX, Receipt, ReceiptError, verify
 
 
@@ -25,8 +26,8 @@ def verify_receipt(file: Path, keys: tuple[str, ...], witnesses: tuple[str, ...]
     Example:
       tollgate log verify-receipt november.csv.receipt.json --key "$(cat carrier-log.vkey)"
     """
-    log_keys = [read_key(text, ED25519, "--key") for text in keys]
-    cosigners = [read_key(text, COSIGNATURE, "--witness") for text in witnesses]
+    log_keys = [verifier_key(text, ED25519, "--key") for text in keys]
+    cosigners = [verifier_key(text, COSIGNATURE, "--witness") for text in witnesses]
     try:
         with file.open("rb") as opened:
             receipt = verify(opened.read(RECEIPT_MAX + 1), log_keys, cosigners)
@@ -37,21 +38,6 @@ def verify_receipt(file: Path, keys: tuple[str, ...], witnesses: tuple[str, ...]
     else:
         stdout().print(table(receipt.entries))
         say(receipt)
-
-
-def read_key(text: str, kind: int, option: str) -> VerifierKey:
-    """Return a verifier key of a type.
-
-    Raises:
-        click.UsageError: naming the option.
-    """
-    try:
-        key = VerifierKey.parse(text.strip())
-    except NoteError as error:
-        raise click.UsageError(f"{option}: {error}") from error
-    if key.kind != kind:
-        raise click.UsageError(f"{option}: this is the key of a {'witness' if kind == ED25519 else 'log'}")
-    return key
 
 
 def say(receipt: Receipt) -> None:

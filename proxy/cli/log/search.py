@@ -6,13 +6,13 @@ import contextlib
 import dataclasses
 import json
 import re
-from datetime import UTC, datetime
 from typing import Any
 
 import click
 
 from proxy.cli.common import connect_pool, console, ledger, operator, provider, run, settings, stdout
 from proxy.cli.log.show import table
+from proxy.cli.options import utc_moment
 from proxy.config import Config
 from proxy.ledger.model import Kind, OpenedEntry, Tag
 from proxy.ledger.search import Query, Search, Seen, looking
@@ -24,16 +24,6 @@ _FORMS = {
 }
 
 _TAGS = ("client", "staff", "jkt", "token", "address", "number", "thousands_block", "exchange", "case", "ingest")
-
-
-def _moment(_ctx: click.Context, _param: click.Parameter, text: str | None) -> datetime | None:
-    if text is None:
-        return None
-    try:
-        at = datetime.fromisoformat(text)
-        return at.replace(tzinfo=UTC) if at.tzinfo is None else at.astimezone(UTC)
-    except (ValueError, OverflowError):
-        raise click.BadParameter("a day or a time as 2026-11-05 or 2026-11-05T06:07:08Z (UTC)") from None
 
 
 def _form(_ctx: click.Context, param: click.Parameter, text: str | None) -> str | None:
@@ -62,8 +52,8 @@ def _form(_ctx: click.Context, param: click.Parameter, text: str | None) -> str 
 @click.option("--purpose", help="For this purpose.")
 @click.option("--decision", type=click.Choice(["permit", "deny"]), help="So decided.")
 @click.option("--access", "access_id", type=click.UUID, metavar="ID", help="Of this access.")
-@click.option("--from", "first", callback=_moment, metavar="TIME", help="Not before this day or time (UTC).")
-@click.option("--to", "last", callback=_moment, metavar="TIME", help="Before this day or time (UTC).")
+@click.option("--from", "first", callback=utc_moment, metavar="TIME", help="Not before this day or time (UTC).")
+@click.option("--to", "last", callback=utc_moment, metavar="TIME", help="Before this day or time (UTC).")
 @click.option("--after", type=click.IntRange(-1), default=-1, help="From the entry after this index.")
 @click.option("--limit", type=click.IntRange(1, 1000), default=100, show_default=True, help="Most entries.")
 @click.option("--json", "as_json", is_flag=True, help="Print one entry per line as JSON.")
