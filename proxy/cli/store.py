@@ -132,7 +132,7 @@ def check_command(ctx: click.Context, as_json: bool) -> None:
     """
     findings = run(_check(settings(ctx)))
     if as_json:
-        emit([{"what": f.what, "month": f.month, "object": f.object_id, "entry": f.entry} for f in findings])
+        emit([finding.as_json() for finding in findings])
     for finding in findings[:50]:
         console.print(str(finding), style="red", markup=False)
     if findings:

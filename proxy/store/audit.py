@@ -39,6 +39,10 @@ class Finding:
         made = f" (made by log entry {self.entry})" if self.entry is not None else ""
         return f"month {self.month}: {self.what}: {self.object_id}{made}"
 
+    def as_json(self) -> dict[str, Any]:
+        """Return it as JSON values."""
+        return {"what": self.what, "month": self.month, "object": self.object_id, "entry": self.entry}
+
 
 @dataclass(slots=True)
 class _Expected:

@@ -7,7 +7,6 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 from urllib.parse import quote
 
 import aiohttp
@@ -104,7 +103,7 @@ def fsck(
         _fsck(config, trusted, directory, anchors, ask_witnesses, no_anchor_file, opened, opened and not no_store)
     )
     if as_json:
-        emit(report.as_json() | {"store": None if store is None else [_store_json(f) for f in store]})
+        emit(report.as_json() | {"store": None if store is None else [finding.as_json() for finding in store]})
     _say(report, store)
     if report.found or store:
         raise CliError(
@@ -249,10 +248,6 @@ async def _fetched(url: str) -> bytes:
             return data
     except (aiohttp.ClientError, TimeoutError) as error:
         raise CliError(f"{printable(url)} cannot be reached", ExitCode.UNAVAILABLE, "is it up?") from error
-
-
-def _store_json(finding: StoreFinding) -> dict[str, Any]:
-    return {"what": finding.what, "month": finding.month, "object": finding.object_id, "entry": finding.entry}
 
 
 def _say(report: Report, store: list[StoreFinding] | None) -> None:
