@@ -107,20 +107,18 @@ async def recover(conn: asyncpg.Connection, ledger: Ledger, planned: Recovery, w
     """
     if planned.done:
         return planned
-    if not await conn.fetchval("SELECT pg_try_advisory_lock($1)", LOCK):
-        raise RecoveryRefused("a gateway publishes this log: stop every gateway first")
-    try:
-        async with conn.transaction():
-            await conn.execute(sql.JOIN)
-            head = await conn.fetchrow(sql.HEAD)
-            if head["size"] != planned.first_size:
-                raise RecoveryRefused("the log has grown meanwhile: stop every gateway and every command first")
-            await conn.execute(
-                checkpoints.ADD_ORIGIN, planned.epoch, planned.origin, planned.first_size, planned.note.encode()
-            )
-            await ledger.append_in(conn, [_entry(planned, who)])
-    finally:
-        await conn.execute("SELECT pg_advisory_unlock($1)", LOCK)
+    async with conn.transaction():
+        await conn.execute(sql.JOIN)
+        # Until the end of the transaction, so that no lock outlives a lost connection.
+        if not await conn.fetchval("SELECT pg_try_advisory_xact_lock($1)", LOCK):
+            raise RecoveryRefused("a gateway publishes this log: stop every gateway first")
+        head = await conn.fetchrow(sql.HEAD)
+        if head["size"] != planned.first_size:
+            raise RecoveryRefused("the log has grown meanwhile: stop every gateway and every command first")
+        await conn.execute(
+            checkpoints.ADD_ORIGIN, planned.epoch, planned.origin, planned.first_size, planned.note.encode()
+        )
+        await ledger.append_in(conn, [_entry(planned, who)])
     return Recovery(
         planned.origin,
         planned.epoch,

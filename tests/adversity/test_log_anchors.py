@@ -10,6 +10,7 @@ import asyncio
 import json
 from collections.abc import AsyncIterator
 from dataclasses import replace
+from itertools import count
 from pathlib import Path
 from uuid import UUID
 
@@ -32,7 +33,7 @@ from proxy.ledger.receipts import TlogProof
 from schema.roles import Role
 from tests.conftest import PASSWORDS, Database
 from tests.db.test_log_fsck import tollgate
-from tests.support.ledger import Fault, Link, open_provider
+from tests.support.ledger import Fault, Link, open_provider, until
 from tests.support.logs import ORIGIN, WITNESS, Log, filled, open_log
 from tests.support.lying import put_back, rewrite
 
@@ -316,24 +317,32 @@ async def test_recovery_needs_the_log_for_itself(log: Log, database: Database) -
     assert (await tollgate(database, "recover", "--yes", "--origin", ORIGIN)).exit_code == 1
 
 
+# The server has noticed that the connection is gone.
+FREE = "SELECT count(*) = 0 FROM pg_locks WHERE locktype = 'advisory' AND objid::bigint = $1"
+
+
 @pytest.mark.parametrize("persisted", [False, True], ids=["not persisted", "persisted"])
 async def test_each_write_of_a_recovery_fails(log: Log, database: Database, persisted: bool) -> None:
     """The connection is lost at each message, its reply with it: run again, it is done once."""
     notes = [await kept(log, 600)]
     await put_back(log.owner, 560)
-    broken = 0
-    for at in range(1, 12):
+    broken, stood = 0, 0
+    for at in count(1):
+        whole = False
         async with Link(database.url, Role.LOG.value, PASSWORDS[Role.LOG.value]) as link:
             conn = await asyncpg.connect(**link.arguments(), timeout=5)
             try:
                 planned = await recovery.plan(conn, log.log_keys, notes)
                 link.faults = [Fault(at, persisted)]
                 await recovery.recover(conn, log.ledger, planned, "operator")
+                whole = True
             except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, LedgerUnavailable):
                 broken += 1
             finally:
                 conn.terminate()
+        await until(lambda: log.owner.fetchval(FREE, LOCK & 0xFFFFFFFF))
         planned = await recovery.plan(log.owner, log.log_keys, notes)
+        stood += planned.done and not whole
         done = await recovery.recover(log.owner, log.ledger, planned, "operator")
         assert (done.done, done.origin, done.first_size) == (True, ORIGIN + "/2", 560)
         assert await log.owner.fetchval("SELECT count(*) FROM tollgate.log_origin") == 2
@@ -341,4 +350,7 @@ async def test_each_write_of_a_recovery_fails(log: Log, database: Database, pers
         assert (await log.check()).as_json()["findings"] == []
         await log.owner.execute("DELETE FROM tollgate.log_origin WHERE epoch = 2")
         await put_back(log.owner, 560)
-    assert broken >= 6
+        if whole:
+            break
+    assert broken >= 10
+    assert (stood >= 1) == persisted, "a lost reply leaves a recovery that stands"
