@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from datetime import UTC, datetime
 from uuid import UUID
 
@@ -64,6 +65,17 @@ def test_what_its_author_refuses_is_refused(parts: frozenset[str], at: int, byte
             read(0, changed)
     else:
         assert read(0, changed).commits == slow.commits
+
+
+def test_base64_with_bits_that_stand_for_nothing_is_refused() -> None:
+    """Two texts would stand for one commitment, or one salt."""
+    data = header(frozenset({"actor", "records"}), tags=b"\1" * 9)
+    ends = [found.end() - 1 for found in re.finditer(rb'(?<=")(?:[\w-]{43}|[\w-]{22})(?=")', data)]
+    assert len(ends) == 4
+    for at in ends:
+        changed = data[:at] + bytes([data[at] + 1]) + data[at + 1 :]
+        with pytest.raises(LedgerBroken):
+            read(0, changed)
 
 
 @given(st.binary(max_size=80), st.binary(max_size=80))
