@@ -43,7 +43,7 @@ class NoLog:
 
     async def append(self, entry: Entry) -> Appended:
         """Say that the entry is durable."""
-        return Appended(0, entry.entry_id, datetime.now(UTC), b"")
+        return Appended(0, entry.entry_id, datetime.now(UTC))
 
 
 class Nowhere:
