@@ -142,8 +142,7 @@ async def _tools(config: Config) -> AsyncIterator[tuple[Exposure, Freezer]]:
         reading = await stack.enter_async_context(connect_pool(config, Role.LOG, 3))
         privacy = await stack.enter_async_context(connect_pool(config, Role.PRIVACY, 2))
         executor = stack.enter_context(ThreadPoolExecutor(config.decode_threads))
-        anchor = config.home / "log" / "anchor"
-        prover = lambda: Prover(reading, signing, anchor)  # noqa: E731
+        prover = lambda: Prover(reading, signing, config.log_dir)  # noqa: E731
         yield officers_tools(log, Search(reading, keys), prover, privacy, keys, executor)
 
 

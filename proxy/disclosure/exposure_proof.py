@@ -7,6 +7,7 @@ this machine keeps an anchor, the log must also continue it: a log rewritten and
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +15,7 @@ from typing import Any
 
 import asyncpg
 
-from proxy.ledger import checkpoints, published, tree
+from proxy.ledger import anchor, checkpoints, published, tree
 from proxy.ledger.checkpoints import LogInconsistent, Stored
 from proxy.ledger.model import LedgerBroken
 from proxy.ledger.publisher import LogKeys
@@ -50,13 +51,13 @@ class Prover:
     Args:
         pool: connections of role LOG.
         keys: what may have signed the log.
-        anchor: the file with the last checkpoint that this machine accepted; it need not be there.
+        directory: where this machine keeps its anchor (proxy.ledger.anchor), if it has one; None: no anchor is used.
     """
 
-    def __init__(self, pool: asyncpg.Pool, keys: LogKeys, anchor: Path | None = None) -> None:
+    def __init__(self, pool: asyncpg.Pool, keys: LogKeys, directory: Path | None = None) -> None:
         self._pool = pool
         self._keys = keys
-        self._anchor = anchor
+        self._directory = directory
         self._newest: Stored | None = None
         self._waiting: list[tuple[int, bytes]] = []
         self.proved = Proved()
@@ -66,6 +67,7 @@ class Prover:
 
         Raises:
             LogInconsistent: if it is not signed by the log's keys, or the log does not continue the anchor.
+            AnchorError: if there is an anchor, and it cannot be read.
         """
         async with self._pool.acquire() as conn:
             known = await checkpoints.origins(conn)
@@ -73,7 +75,7 @@ class Prover:
             if newest is None or not known:
                 return
             origin = next((o.name for o in known if o.epoch == newest.epoch), known[-1].name)
-            newest.verified(origin, self._keys.verifiers(origin))
+            newest.verified(origin, await asyncio.to_thread(self._keys.verifiers, origin))
             self.proved.anchored = await self._holds(conn, newest)
         self._newest = newest
         self.proved.origin, self.proved.size, self.proved.root = origin, newest.size, newest.root.hex()
@@ -95,9 +97,10 @@ class Prover:
         return self.proved
 
     async def _holds(self, conn: asyncpg.Connection, newest: Stored) -> bool:
-        if self._anchor is None or not self._anchor.exists():
+        note = None if self._directory is None else await asyncio.to_thread(anchor.read, self._directory)
+        if note is None:
             return False
-        held = published.read(self._anchor.read_bytes())
+        held = published.read(note)
         if held.size > newest.size:
             raise LogInconsistent(f"the log is shorter than its anchor: {checkpoints.RECOVER}")
         root = await published.proof(conn, held.size, lambda read: tree.root_at(held.size, read)) if held.size else None

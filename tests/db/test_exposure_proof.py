@@ -16,6 +16,7 @@ from click.testing import CliRunner, Result
 from proxy.cli.main import main
 from proxy.disclosure import exposure_proof
 from proxy.disclosure.exposure import Question
+from proxy.ledger.anchor import NAME
 from proxy.ledger.checkpoints import LogInconsistent
 from proxy.ledger.model import Entry, Kind, LedgerBroken
 from proxy.ledger.publisher import LogKeys, Publisher
@@ -55,9 +56,9 @@ async def publish(desk: Desk) -> None:
         await publisher.stop()
 
 
-async def counted(desk: Desk, anchor: Path | None = None, client: str = "client-a") -> dict[str, Any]:
+async def counted(desk: Desk, anchors: Path | None = None, client: str = "client-a") -> dict[str, Any]:
     question = Question(Subject("client", client), ALWAYS, datetime.now(UTC), "incident 7")
-    return (await desk.exposure(anchor).count(OFFICER, question)).as_json()
+    return (await desk.exposure(anchors).count(OFFICER, question)).as_json()
 
 
 @pytest.mark.parametrize("at_once", [1, 4_096])
@@ -119,20 +120,20 @@ async def test_an_entry_swapped_for_another_that_is_whole_in_itself(desk: Desk, 
 async def test_an_anchor_shows_a_log_that_was_cut_or_rewritten(
     desk: Desk, owner: asyncpg.Connection, tmp_path: Path
 ) -> None:
-    anchor = tmp_path / "anchor"
+    anchor = tmp_path / NAME
     anchor.write_bytes(await owner.fetchval("SELECT note FROM tollgate.log_checkpoint ORDER BY size DESC LIMIT 1"))
-    assert (await counted(desk, anchor))["log"]["anchored"]
+    assert (await counted(desk, tmp_path))["log"]["anchored"]
     await publish(desk)
     longer = await owner.fetchval("SELECT note FROM tollgate.log_checkpoint ORDER BY size DESC LIMIT 1")
-    assert (await counted(desk, anchor))["log"]["anchored"], "the log may have grown"
+    assert (await counted(desk, tmp_path))["log"]["anchored"], "the log may have grown"
     await owner.execute("DELETE FROM tollgate.log_checkpoint WHERE note = $1", longer)
     anchor.write_bytes(longer)
     with pytest.raises(LogInconsistent, match="shorter"):
-        await counted(desk, anchor)
+        await counted(desk, tmp_path)
     text = (await owner.fetchval("SELECT note FROM tollgate.log_checkpoint")).decode().split("\n")
     anchor.write_text("\n".join([text[0], text[1], "A" * 43 + "=", *text[3:]]))
     with pytest.raises(LogInconsistent, match="continue"):
-        await counted(desk, anchor)
+        await counted(desk, tmp_path)
 
 
 # What PostgreSQL itself refuses.

@@ -154,14 +154,14 @@ class Desk:
         self.got.append(got)
         return got
 
-    def exposure(self, anchor: Path | None = None) -> Exposure:
-        return self.tools(anchor)[0]
+    def exposure(self, anchors: Path | None = None) -> Exposure:
+        return self.tools(anchors)[0]
 
-    def tools(self, anchor: Path | None = None) -> tuple[Exposure, Freezer]:
+    def tools(self, anchors: Path | None = None) -> tuple[Exposure, Freezer]:
         return officers_tools(
             self.store.ledger,
             Search(self.log, self.store.keys),
-            lambda: Prover(self.log, LogKeys(self.signing), anchor),
+            lambda: Prover(self.log, LogKeys(self.signing), anchors),
             self.privacy,
             self.store.keys,
             self.store.executor,
