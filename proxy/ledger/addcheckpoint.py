@@ -8,6 +8,9 @@ from keys.notes import HASH_LENGTH, NOTE_MAX, Note, NoteError, b64, decimal, unb
 
 PATH = "/add-checkpoint"
 """Below a witness's submission prefix."""
+LATEST = "/checkpoint"
+"""Beside it: the note last cosigned, of the log whose origin is the parameter ``origin`` (ours; other witnesses may not
+have it)."""
 PROOF_MAX = 63
 """Most hashes of a consistency proof: no tree of fewer than 2^63 leaves needs more."""
 BODY_MAX = NOTE_MAX + 4096

@@ -25,7 +25,7 @@ from keys.notes import COSIGNATURE, NOTE_MAX, Checkpoint, Note, NoteError, Signa
 from keys.notes import parse_signatures as parse_lines
 from proxy import logs, metrics
 from proxy.config import ConfigError
-from proxy.ledger.addcheckpoint import PATH, AddCheckpoint
+from proxy.ledger.addcheckpoint import LATEST, PATH, AddCheckpoint
 
 TIMEOUT_S = 3.0
 """How long a witness may take for one checkpoint, seconds."""
@@ -36,8 +36,6 @@ TRIES = 3
 """Questions to one witness about one checkpoint: the first, one from the size it names, one more if that moved."""
 AHEAD_S = 300
 """A cosignature may be so far ahead of this machine's clock, seconds; see `Link.cosign`."""
-LATEST = "/checkpoint"
-"""Where a Tollgate witness shows what it holds (ours; other witnesses may not have it)."""
 
 Prove = Callable[[int], Awaitable[list[bytes]]]
 """The consistency proof from an older size to the checkpoint's."""

@@ -13,13 +13,11 @@ from aiohttp import web
 
 from keys.notes import signature_lines
 from proxy import logs
-from proxy.ledger.addcheckpoint import BODY_MAX, PATH, SIZE_TYPE
+from proxy.ledger.addcheckpoint import BODY_MAX, LATEST, PATH, SIZE_TYPE
 from proxy.witness.core import Accepted, Refused
 from proxy.witness.service import Witness
 from proxy.witness.state import StateError
 
-LATEST = "/checkpoint"
-"""The note last cosigned, of the log whose origin is the parameter ``origin``."""
 BODY_S = 10.0
 """A body has to be complete within this time."""
 WAITING_MAX = 32

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
-from urllib.parse import quote
+from urllib.parse import urlencode
 
 import aiohttp
 import click
@@ -32,6 +32,8 @@ from proxy.cli.common import (
 from proxy.cli.options import verifier_key
 from proxy.config import Config
 from proxy.ledger import anchor as held
+from proxy.ledger import checkpoints
+from proxy.ledger.addcheckpoint import LATEST
 from proxy.ledger.fsck.anchors import ANCHOR_MAX, Anchor, AnchorRefused, read_anchor
 from proxy.ledger.fsck.directory import Directory, ExportUnreadable
 from proxy.ledger.fsck.live import live
@@ -46,7 +48,6 @@ from proxy.store.audit import check as check_store
 from schema.roles import Role
 
 _SHOWN = 20
-_LATEST = "/checkpoint?origin="
 _TIMEOUT = aiohttp.ClientTimeout(total=20)
 
 
@@ -220,11 +221,12 @@ async def _from_witnesses(config: Config, trusted: Trusted, refused: list[Findin
     if not witnesses:
         raise CliError("no witness is configured", ExitCode.CONFIGURATION, "see the setting log_witnesses")
     async with connect(config, Role.LOG) as conn:
-        origins = [r["origin"] for r in await conn.fetch("SELECT origin FROM tollgate.log_origin ORDER BY epoch")]
+        origins = await checkpoints.origins(conn)
     known: list[Anchor] = []
-    for witness in witnesses:
-        for origin in origins[-1:]:
-            data = await _fetched(witness.url + _LATEST + quote(origin, safe=""))
+    if origins:
+        query = urlencode({"origin": origins[-1].name})
+        for witness in witnesses:
+            data = await _fetched(f"{witness.url}{LATEST}?{query}")
             known += _read(f"of witness {witness.name}", data, trusted, refused)
     return known
 
