@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, cast
+from dataclasses import dataclass
+from typing import Any
 from uuid import UUID
 
 import asyncpg
@@ -15,9 +15,11 @@ from keys.datakeys import DataKey, DataKeys
 from keys.errors import KeysError, KeyUnavailable, SealError
 from keys.provider import Period
 from keys.sealing import Header, open_chunk, open_chunks, parse_header
-from proxy.ledger import encoding, sql
+from proxy.ledger import encoding
 from proxy.ledger.batch import part_class
+from proxy.ledger.fsck import sql
 from proxy.ledger.fsck.entries import KEY_GONE
+from proxy.ledger.fsck.groups import Groups
 from proxy.ledger.fsck.model import (
     Facts,
     Finding,
@@ -29,10 +31,11 @@ from proxy.ledger.fsck.model import (
     StoredTile,
     Where,
 )
-from proxy.ledger.fsck.tags import TagSums, of_columns, of_table
+from proxy.ledger.fsck.tags import TagPairs, TagSums, of_columns, of_table
 from proxy.ledger.model import PARTS, Kind, LedgerBroken, OpenedEntry, month_of
 from proxy.ledger.reader import open_rows
 from proxy.ledger.retention import erasures
+from proxy.ledger.sql import OPENINGS as WHOLE_OPENINGS
 from proxy.ledger.tiles import HEIGHT, LEVEL_MAX, WIDTH
 
 PAGE = 4 * WIDTH
@@ -42,62 +45,6 @@ SMALL = 8 << 10
 SPAN_BYTES = 32 << 20
 """Most bytes of large sealed openings that are in memory at once, unless a single group has more."""
 _STRAYS_MAX = 20
-
-_HEAD = "SELECT size, at FROM tollgate.log_head WHERE id = 1"
-_ORIGINS = "SELECT epoch, origin, first_size, previous FROM tollgate.log_origin ORDER BY epoch"
-_SIGNED = "SELECT max(size) FROM tollgate.log_checkpoint WHERE epoch = $1"
-_ERASE = (
-    "SELECT idx, entry_id, at, kind, access_id, batch_id, batch_pos, header, leaf_hash, tags FROM tollgate.log_entry"
-    " WHERE kind = 'log.erase' ORDER BY idx DESC LIMIT 100"
-)
-_ENTRIES = (
-    "SELECT idx, entry_id, at, kind, access_id, batch_id, batch_pos, header, leaf_hash, tags FROM tollgate.log_entry"
-    " WHERE idx >= $1 AND idx < $2 ORDER BY idx"
-)
-_NEXT = "SELECT min(idx) FROM tollgate.log_entry WHERE idx >= $1"
-_OPENINGS = (
-    "SELECT part, month, batch_id, octet_length(sealed) AS length,"
-    " CASE WHEN octet_length(sealed) <= $4 THEN sealed END AS sealed"
-    " FROM tollgate.log_opening WHERE part = ANY($1::text[]) AND month = ANY($2::int[]) AND batch_id = ANY($3::uuid[])"
-)
-_TILES = """
-SELECT level, idx, hashes, root FROM tollgate.log_tile WHERE level = 0 AND idx >= $1 AND idx < $2
-UNION ALL
-SELECT t.level, t.idx, t.hashes, t.root
-FROM unnest($3::smallint[], $4::bigint[]) AS w (level, idx) JOIN tollgate.log_tile t USING (level, idx)
-"""
-_CHECKPOINTS = (
-    "SELECT epoch, size, root, at, note FROM tollgate.log_checkpoint"
-    " WHERE epoch = ANY($1::int[]) AND size > $2 AND size <= $3 ORDER BY size, epoch"
-)
-_COSIGNATURES = (
-    "SELECT epoch, size, witness, line FROM tollgate.log_cosignature"
-    " WHERE epoch = ANY($1::int[]) AND size > $2 AND size <= $3 ORDER BY size, epoch, witness"
-)
-_PAST = (
-    "SELECT epoch, size FROM tollgate.log_checkpoint WHERE size > $1 OR NOT epoch = ANY($2::int[])"
-    " ORDER BY size, epoch LIMIT $3"
-)
-_LONE = (
-    "SELECT c.size, c.witness FROM tollgate.log_cosignature c LEFT JOIN tollgate.log_checkpoint p"
-    " ON p.epoch = c.epoch AND p.size = c.size WHERE p.size IS NULL LIMIT $1"
-)
-_FAR = (
-    "SELECT level, idx FROM tollgate.log_tile WHERE (idx + 1)::numeric * 256::numeric ^ (level + 1) > $1::bigint"
-    " ORDER BY level, idx LIMIT $2"
-)
-_COUNT = "SELECT count(*) FROM tollgate.log_opening"
-_ORPHANS = (
-    "SELECT o.part, o.month FROM tollgate.log_opening o WHERE NOT EXISTS (SELECT FROM tollgate.log_entry e"
-    " WHERE e.batch_id = o.batch_id AND to_char(e.at AT TIME ZONE 'UTC', 'YYYYMM')::int = o.month) LIMIT $1"
-)
-_TWICE = (
-    "SELECT max(e.idx) AS idx FROM tollgate.log_entry e JOIN (SELECT entry_id FROM tollgate.log_entry"
-    " GROUP BY entry_id HAVING count(*) > 1 LIMIT $1) d USING (entry_id) GROUP BY entry_id"
-)
-_TAGS = "SELECT tag, first, places FROM tollgate.log_tag"
-_TAGS_AT = _TAGS + " WHERE first > $1::bigint - 65536 AND first < $2"
-_COLUMNS_AT = "SELECT idx, tags FROM tollgate.log_entry WHERE idx >= $1 AND idx < $2 ORDER BY idx"
 
 _Blobs = dict[tuple[str, int, UUID], bytes]
 
@@ -122,19 +69,19 @@ class Live:
         self._keys = keys
         self._opened: dict[tuple[str, int], DataKey | Lost] = {}
         self._seen = 0
-        self._groups = _Groups()
+        self._groups = Groups()
         secret = TagSums.new_key()
         self._secret = secret
         self._sums = TagSums(0, secret)
 
     async def facts(self) -> Facts:
         """Read what is said of the whole."""
-        head = await self._conn.fetchrow(_HEAD)
+        head = await self._conn.fetchrow(sql.HEAD)
         origins = tuple(
             StoredOrigin(r["epoch"], r["origin"], r["first_size"], r["previous"])
-            for r in await self._conn.fetch(_ORIGINS)
+            for r in await self._conn.fetch(sql.ORIGINS)
         )
-        signed = [await self._conn.fetchval(_SIGNED, each.epoch) or 0 for each in origins]
+        signed = [await self._conn.fetchval(sql.SIGNED, each.epoch) or 0 for each in origins]
         facts = Facts(0, None, max(signed, default=0), origins, openings=self._keys is not None)
         if head is None:
             facts.findings.append(Finding(Where.HEAD, "the log has no head"))
@@ -153,7 +100,7 @@ class Live:
 
     async def _erasing(self, keys: DataKeys) -> OpenedEntry | None:
         """The newest log.erase entry that opens: it repeats all before it. One that does not is found in the walk."""
-        for row in await self._conn.fetch(_ERASE):
+        for row in await self._conn.fetch(sql.ERASE):
             with contextlib.suppress(LedgerBroken, KeysError):
                 (entry,) = await open_rows(self._conn, keys, [row])
                 if entry.kind is Kind.LOG_ERASE and entry.request:
@@ -166,9 +113,9 @@ class Live:
         epochs = [each.epoch for each in facts.origins]
         first = before = 0
         while True:
-            rows = await self._conn.fetch(_ENTRIES, first, first + PAGE)
+            rows = await self._conn.fetch(sql.ENTRIES, first, first + PAGE)
             if not rows:
-                following = await self._conn.fetchval(_NEXT, first)
+                following = await self._conn.fetchval(sql.NEXT, first)
                 if following is None:
                     return
                 first = following // PAGE * PAGE
@@ -188,15 +135,15 @@ class Live:
             if last // (WIDTH << HEIGHT * level) > first // (WIDTH << HEIGHT * level)
         ]
         rows = await self._conn.fetch(
-            _TILES, first // WIDTH, -(-last // WIDTH), [level for level, _ in above], [index for _, index in above]
+            sql.TILES, first // WIDTH, -(-last // WIDTH), [level for level, _ in above], [index for _, index in above]
         )
         return {(r["level"], r["idx"]): StoredTile(r["level"], r["idx"], r["hashes"], r["root"]) for r in rows}
 
     async def _checkpoints(self, epochs: list[int], after: int, last: int) -> list[StoredCheckpoint]:
-        rows = await self._conn.fetch(_CHECKPOINTS, epochs, after, last)
+        rows = await self._conn.fetch(sql.CHECKPOINTS, epochs, after, last)
         lines: dict[tuple[int, int], list[tuple[str, bytes]]] = {}
         if rows:
-            for r in await self._conn.fetch(_COSIGNATURES, epochs, after, last):
+            for r in await self._conn.fetch(sql.COSIGNATURES, epochs, after, last):
                 lines.setdefault((r["epoch"], r["size"]), []).append((r["witness"], r["line"]))
         return [
             StoredCheckpoint(
@@ -210,7 +157,7 @@ class Live:
         if self._keys is None:
             return [(rows, [])]
         months = sorted({month_of(r["at"]) for r in rows})
-        known = await self._conn.fetch(_OPENINGS, list(PARTS), months, list({r["batch_id"] for r in rows}), SMALL)
+        known = await self._conn.fetch(sql.OPENINGS, list(PARTS), months, list({r["batch_id"] for r in rows}), SMALL)
         of: dict[UUID, list[asyncpg.Record]] = {}
         for each in known:
             of.setdefault(each["batch_id"], []).append(each)
@@ -234,7 +181,7 @@ class Live:
         large = [r for r in known if r["sealed"] is None]
         if large:
             rows = await self._conn.fetch(
-                sql.OPENINGS,
+                WHOLE_OPENINGS,
                 sorted({r["part"] for r in large}),
                 sorted({r["month"] for r in large}),
                 list({r["batch_id"] for r in large}),
@@ -264,20 +211,20 @@ class Live:
         epochs = [each.epoch for each in facts.origins]
         if (left := self._groups.left()) is not None:
             yield Finding(Where.ENTRY, left, self._groups.last + 1, self._groups.last + 1)
-        for r in await self._conn.fetch(_PAST, facts.size, epochs, _STRAYS_MAX):
+        for r in await self._conn.fetch(sql.PAST, facts.size, epochs, _STRAYS_MAX):
             if r["size"] > facts.size:
                 what = f"a checkpoint of size {r['size']} stands, and the log has only {facts.size} entries"
                 yield Finding(Where.CHECKPOINT, what, facts.size, r["size"] - 1)
             else:
                 yield Finding(Where.CHECKPOINT, f"the checkpoint of size {r['size']} is of no origin that stands")
-        for r in await self._conn.fetch(_LONE, _STRAYS_MAX):
+        for r in await self._conn.fetch(sql.LONE, _STRAYS_MAX):
             yield Finding(Where.COSIGNATURE, f"a cosignature for size {r['size']} stands without its checkpoint")
-        for r in await self._conn.fetch(_FAR, facts.size, _STRAYS_MAX):
+        for r in await self._conn.fetch(sql.FAR, facts.size, _STRAYS_MAX):
             yield Finding(Where.TILE, f"tile {r['level']}/{r['idx']} reaches past the log's end")
-        for r in await self._conn.fetch(_TWICE, _STRAYS_MAX):
+        for r in await self._conn.fetch(sql.TWICE, _STRAYS_MAX):
             yield Finding(Where.ENTRY, "an entry of the same id stands before it", r["idx"])
-        if self._keys is not None and await self._conn.fetchval(_COUNT) != self._groups.openings:
-            for r in await self._conn.fetch(_ORPHANS, _STRAYS_MAX):
+        if self._keys is not None and await self._conn.fetchval(sql.COUNT) != self._groups.openings:
+            for r in await self._conn.fetch(sql.ORPHANS, _STRAYS_MAX):
                 yield Finding(Where.OPENING, f"a sealed {r['part']} of month {r['month']} belongs to no entry")
         async for finding in self._tag_table(facts.size):
             yield finding
@@ -285,7 +232,7 @@ class Live:
     async def _tag_table(self, size: int) -> AsyncIterator[Finding]:
         table = TagSums(size, self._secret)
         rows: list[asyncpg.Record] = []
-        async for row in self._conn.cursor(_TAGS, prefetch=5000):
+        async for row in self._conn.cursor(sql.TAGS, prefetch=5000):
             rows.append(row)
             if len(rows) == 5000:
                 await asyncio.to_thread(_take, table, rows)
@@ -295,9 +242,9 @@ class Live:
             yield Finding(Where.TAG, "the table of tags names entries that do not stand")
         for first, last in self._sums.differing(table)[:_STRAYS_MAX]:
             there, said = TagPairs(), TagPairs()
-            for row in await self._conn.fetch(_COLUMNS_AT, first, last):
+            for row in await self._conn.fetch(sql.COLUMNS_AT, first, last):
                 there.add(*of_columns([row["idx"]], [row["tags"]]))
-            for row in await self._conn.fetch(_TAGS_AT, first, last):
+            for row in await self._conn.fetch(sql.TAGS_AT, first, last):
                 said.add(*_of_rows([row]))
             for index in sorted({index for _, index in there.pairs ^ said.pairs if first <= index < last})[:5]:
                 yield Finding(Where.TAG, "the table of tags does not say what the entry's own tags are", index)
@@ -386,62 +333,6 @@ def _take(sums: TagSums, rows: Sequence[asyncpg.Record]) -> None:
 def _of_rows(rows: Sequence[asyncpg.Record]) -> tuple[Any, Any]:
     even = [r for r in rows if len(r["places"]) % 2 == 0]
     return of_table([r["tag"] for r in even], [r["first"] for r in even], [r["places"] for r in even])
-
-
-@dataclass
-class TagPairs:
-    """The pairs of one stretch, to be compared one by one."""
-
-    pairs: set[tuple[int, int]] = field(default_factory=set)
-
-    def add(self, tags: Any, indexes: Any) -> None:
-        """Add pairs."""
-        self.pairs |= set(zip(cast("list[int]", tags.tolist()), cast("list[int]", indexes.tolist()), strict=True))
-
-
-class _Groups:
-    """Entries that were written together stand together, each at its place in the group, none left out."""
-
-    def __init__(self) -> None:
-        self.openings = 0
-        self.last = -1
-        self._batch: UUID | None = None
-        self._place = -1
-        self._count: int | None = None
-        self._recent: set[tuple[str, int, UUID]] = set()
-        self._before: set[tuple[str, int, UUID]] = set()
-
-    def saw(self, blob: tuple[str, int, UUID]) -> None:
-        """Count a row of openings; a group on two pages is fetched twice."""
-        if blob not in self._recent and blob not in self._before:
-            self.openings += 1
-            self._recent.add(blob)
-            if len(self._recent) > 8192:
-                self._before, self._recent = self._recent, set()
-
-    def next(self, index: int, batch: UUID, place: int, count: int | None) -> str | None:
-        """Take the next entry; return what is wrong with its place."""
-        fault = None
-        if batch == self._batch:
-            if place != self._place + 1:
-                fault = f"it is at place {place} of its group, after place {self._place}"
-        else:
-            fault = self.left()
-            if fault is None and place != 0:
-                fault = f"it is at place {place} of its group, and nothing of the group stands before it"
-            self._count = count
-        if count is not None and not 0 <= place < count:
-            fault = "its group was sealed without it"
-        self._batch, self._place, self.last = batch, place, index
-        return fault
-
-    def left(self) -> str | None:
-        """Return what is wrong with the end of the last group."""
-        if self._count is None or self._place + 1 == self._count:
-            return None
-        if self._count < 0:
-            return "the openings of the group before it are not of one number"
-        return f"the group before it was sealed with {self._count} entries, and ends after {self._place + 1}"
 
 
 @dataclass

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
@@ -66,6 +67,17 @@ class TagSums:
     def strays(self) -> bool:
         """Whether any pair was of an index that the log does not have."""
         return self._strays
+
+
+@dataclass
+class TagPairs:
+    """The pairs of one stretch, to be compared one by one."""
+
+    pairs: set[tuple[int, int]] = field(default_factory=set)
+
+    def add(self, tags: _Keys, indexes: _Keys) -> None:
+        """Add pairs."""
+        self.pairs |= set(zip(tags.tolist(), indexes.tolist(), strict=True))
 
 
 def of_columns(first: Sequence[int], columns: Sequence[bytes]) -> tuple[_Keys, _Keys]:
