@@ -27,6 +27,7 @@ _HEADER = re.compile(
     rf'\{{(?:"access":"({_UUID})",)?"at":"({_TIME})","id":"({_UUID})","kind":"([a-z.]+)","parts":\{{{_PARTS}\}},'
     rf'"salt":"{_SALT}",(?:"tags":"({_HASH})",)?"v":1\}}'
 )
+_ONE_HASH = re.compile(_HASH)
 _KINDS = {kind.value for kind in Kind}
 _OPENING = {
     part: re.compile(rb'\{"part":"%s","salt":"%s","v":1,"value":\{' % (part.encode(), _SALT.encode())) for part in PARTS
@@ -65,6 +66,8 @@ def read(index: int, data: bytes) -> Read:
             return Read(entry_id, kind, when, access, commits, tags)
     # A form that the pattern does not know. The one who wrote the form has the last word.
     slow = encoding.read_header(index, data)
+    if slow.tags is not None and _ONE_HASH.fullmatch(slow.tags) is None:
+        raise LedgerBroken(index, "its header's commitment to tags is not base64url")
     access = None if slow.access_id is None else str(slow.access_id)
     return Read(str(slow.entry_id), slow.kind.value, slow.at, access, slow.commits, slow.tags)
 
