@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import functools
 import getpass
 import json
 import re
 import sys
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +19,10 @@ from rich.progress import BarColumn, DownloadColumn, Progress, SpinnerColumn, Te
 from rich.progress import TransferSpeedColumn as SpeedColumn
 
 from keys.notes import COSIGNATURE, ED25519, VerifierKey
-from proxy.cli.common import CliError, ExitCode, console, emit, json_option, printable
+from proxy.cli import pulloptions as options
+from proxy.cli.common import CliError, ExitCode, console, emit, printable
 from proxy.cli.options import verifier_key
 from proxy.client import keys
-from proxy.client.forms import Form
 from proxy.client.log import LogCheck, LogMemory, LogMemoryError
 from proxy.client.memory import Memory, MemoryFileError
 from proxy.client.session import ClientError, ConnectionLost, DiscoveryError, Refused, Session
@@ -41,100 +39,6 @@ def pull() -> None:
       tollgate pull cdrs --issuer https://cdr.example.net --client-id example-a --key carrier.pem \\
           --from 2026-11-01 --to 2026-12-01 --out november.csv
     """
-
-
-def _connection(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Add the options that say who asks whom; each may stand in the environment instead."""
-    options = (
-        click.option("--issuer", required=True, envvar="TOLLGATE_PULL_ISSUER", help="The carrier's issuer URL."),
-        click.option("--client-id", required=True, envvar="TOLLGATE_PULL_CLIENT_ID", help="Your client id there."),
-        click.option(
-            "--key",
-            "key_file",
-            required=True,
-            envvar="TOLLGATE_PULL_KEY",
-            type=click.Path(dir_okay=False, path_type=Path),
-            help="Your private key (see keygen).",
-        ),
-        click.option(
-            "--ca",
-            envvar="TOLLGATE_PULL_CA",
-            type=click.Path(exists=True, dir_okay=False, path_type=Path),
-            help="Authority to trust for TLS, PEM; default: the system's.",
-        ),
-        click.option(
-            "--ocn", "ocns", multiple=True, help="Ask for this OCN only; may be repeated. Default: all of yours."
-        ),
-    )
-    return functools.reduce(lambda made, option: option(made), reversed(options), command)
-
-
-def _window(command: Callable[..., Any]) -> Callable[..., Any]:
-    options = (
-        click.option("--from", "start", required=True, help="First moment: a date (UTC) or RFC 3339 date-time."),
-        click.option("--to", "end", required=True, help="First moment no longer wanted."),
-        click.option(
-            "--direction",
-            type=click.Choice(["ingress", "egress", "both"]),
-            default="both",
-            show_default=True,
-            help="Calls you handed over (ingress), that were handed to you (egress), or both.",
-        ),
-    )
-    return functools.reduce(lambda made, option: option(made), reversed(options), command)
-
-
-def _target(command: Callable[..., Any]) -> Callable[..., Any]:
-    options = (
-        click.option(
-            "--format",
-            "form",
-            type=click.Choice([f.value for f in Form]),
-            help="Default: by the name of --out, else csv.",
-        ),
-        click.option(
-            "--out",
-            required=True,
-            type=click.Path(dir_okay=False, path_type=Path),
-            help="File to write; it appears when everything is there and proven.",
-        ),
-        click.option("--overwrite", is_flag=True, help="Replace --out if it is there."),
-        click.option("--verify", is_flag=True, help="Fetch and verify the log's receipts; they are put beside --out."),
-        click.option(
-            "--log-key",
-            envvar="TOLLGATE_PULL_LOG_KEY",
-            help="The log's key, as the carrier gave it to you; default: the one seen first.",
-        ),
-        click.option("--witness", "witnesses", multiple=True, help="A witness's key that must have cosigned."),
-        json_option,
-    )
-    return functools.reduce(lambda made, option: option(made), reversed(options), command)
-
-
-def moment(text: str, name: str) -> str:
-    """Return a moment as RFC 3339 with an offset; a bare date is its midnight UTC.
-
-    Raises:
-        click.UsageError: naming the option.
-    """
-    if re.fullmatch(r"\d{4}-\d{2}-\d{2}", text):
-        text += "T00:00:00Z"
-    try:
-        parsed = datetime.fromisoformat(text)
-    except ValueError:
-        parsed = None
-    if parsed is None or parsed.tzinfo is None:
-        raise click.UsageError(
-            f"{name}: write a date (2026-11-01) or a date-time with offset (2026-11-01T06:00:00-05:00)"
-        )
-    return parsed.astimezone(UTC).isoformat().replace("+00:00", "Z")
-
-
-def _form(chosen: str | None, out: Path) -> Form:
-    if chosen:
-        return Form(chosen)
-    suffix = out.suffix.lstrip(".").lower()
-    return Form(suffix) if suffix in list(Form) else Form.CSV
 
 
 @contextlib.contextmanager
@@ -201,8 +105,8 @@ def keygen(out: Path | None, show: Path | None) -> None:
 
 
 @pull.command()
-@_connection
-@_window
+@options.connection
+@options.window
 @click.option(
     "--received-after", help="Only what the carrier's store got after this (a Complete-To of an earlier pull)."
 )
@@ -213,7 +117,7 @@ def keygen(out: Path | None, show: Path | None) -> None:
     type=click.Path(dir_okay=False, path_type=Path),
     help="Where --since-last remembers; default: beside the key.",
 )
-@_target
+@options.target
 def cdrs(
     issuer: str,
     client_id: str,
@@ -244,14 +148,14 @@ def cdrs(
     """
     if since_last and received_after:
         raise click.UsageError("say either --since-last or --received-after")
-    parameters = {"from": moment(start, "--from"), "to": moment(end, "--to"), "direction": direction}
+    parameters = {"from": options.moment(start, "--from"), "to": options.moment(end, "--to"), "direction": direction}
     memory = Memory(state_file or key_file.with_name(key_file.name + ".pulls.json"))
     name = memory.name(issuer, client_id, ocns, parameters)
     with _plain_errors():
         mark = memory.get(name) if since_last else received_after
     if mark:
         parameters["received_after"] = mark
-    question = Question("cdrs", issuer, client_id, _form(form, out), parameters)
+    question = Question("cdrs", issuer, client_id, options.form_of(form, out), parameters)
     result, check = _run(question, key_file, ca, ocns, out, overwrite, _wanted(verify, log_key, witnesses))
     # Remembered last: dying before this repeats rows at the next pull, and never loses any.
     if result.complete_to:
@@ -261,10 +165,10 @@ def cdrs(
 
 
 @pull.command()
-@_connection
-@_window
+@options.connection
+@options.window
 @click.option("--number", help="E.164, with +. Default: asked for, so that it stands in no shell history.")
-@_target
+@options.target
 def search(
     issuer: str,
     client_id: str,
@@ -296,17 +200,17 @@ def search(
         raise click.UsageError("--number: write it in E.164, as in +12125550123")
     parameters = {
         "number": number,
-        "from": moment(start, "--from"),
-        "to": moment(end, "--to"),
+        "from": options.moment(start, "--from"),
+        "to": options.moment(end, "--to"),
         "direction": direction,
     }
-    question = Question("search", issuer, client_id, _form(form, out), parameters)
+    question = Question("search", issuer, client_id, options.form_of(form, out), parameters)
     result, check = _run(question, key_file, ca, ocns, out, overwrite, _wanted(verify, log_key, witnesses))
     _say(result, out, as_json, check)
 
 
 @pull.command()
-@_connection
+@options.connection
 @click.argument("access_id", type=click.UUID)
 def access(issuer: str, client_id: str, key_file: Path, ca: Path | None, ocns: tuple[str, ...], access_id: Any) -> None:
     """Show what the carrier recorded about one of your accesses (JSON)."""
@@ -320,7 +224,7 @@ def access(issuer: str, client_id: str, key_file: Path, ca: Path | None, ocns: t
 
 
 @pull.command()
-@_connection
+@options.connection
 @click.option("--method", type=click.Choice(["GET", "POST"]), default="GET", show_default=True)
 @click.argument("path")
 def curl(

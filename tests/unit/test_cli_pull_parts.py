@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from proxy.cli.main import main
-from proxy.cli.pull import moment
+from proxy.cli.pulloptions import moment
 from proxy.client import keys
 from proxy.client.forms import Form, FormError, RowCounter, count_rows, join
 from proxy.client.memory import Memory, MemoryFileError
