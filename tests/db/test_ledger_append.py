@@ -19,7 +19,7 @@ from proxy.ledger.model import Entry, EntryError, Kind, LedgerBroken, LedgerErro
 from proxy.ledger.service import Ledger
 from schema.roles import Role
 from tests.conftest import Database
-from tests.support.ledger import intent, open_ledger, open_provider, standing
+from tests.support.ledger import intent, open_ledger, open_provider, standing, until
 
 
 @pytest.fixture
@@ -94,6 +94,29 @@ async def test_waiting_entries_share_a_transaction(ledger: Ledger, owner: asyncp
     await asyncio.gather(*(ledger.append(intent()) for _ in range(100)))
     assert await owner.fetchval("SELECT count(DISTINCT xmin::text) FROM tollgate.log_entry") < 10
     assert len(await standing(owner)) == 100
+
+
+@pytest.mark.parametrize(("connections", "lanes"), [(4, 2), (3, 1)])
+async def test_what_waits_is_shared_by_two_lanes_where_there_are_connections(
+    database: Database, owner: asyncpg.Connection, connections: int, lanes: int
+) -> None:
+    waiting = "SELECT count(*) FROM pg_stat_activity WHERE usename = 'tollgate_log' AND datname = current_database()"
+    waiting += " AND wait_event_type = 'Lock'"
+    async with asyncpg.create_pool(database.config.role_url(Role.LOG), min_size=0, max_size=connections) as pool:
+        ledger = Ledger(pool, DataKeys(open_provider(database.config)))
+        await ledger.start()
+        await ledger.append(intent())
+        entries = [intent() for _ in range(64)]
+        async with owner.transaction():
+            await owner.fetchval("SELECT size FROM tollgate.log_head FOR UPDATE")
+            appends = asyncio.gather(*map(ledger.append, entries))
+            await until(lambda: owner.fetchval(f"SELECT ({waiting}) = {lanes}"))
+            await asyncio.sleep(0.1)
+            assert await owner.fetchval(waiting) == lanes
+        placed = await appends
+        await ledger.close()
+    ids = await standing(owner)
+    assert [ids[p.index] for p in placed] == [e.entry_id for e in entries]
 
 
 async def test_every_commit_is_synchronous_whatever_the_session_says(
