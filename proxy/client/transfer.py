@@ -26,7 +26,7 @@ from proxy.client.forms import Form, FormError, RowCounter, count_rows, join
 from proxy.client.session import ClientError, ConnectionLost, Refused, Session
 
 _READ = 1 << 18
-_ATTEMPTS = 6
+_ATTEMPTS = 8
 """Attempts in a row that bring nothing new, before the pull gives up (and can be taken up again later)."""
 _SETTLE_ATTEMPTS = 60
 _SETTLE_PAUSE_S = 0.5

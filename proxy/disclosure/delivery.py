@@ -116,12 +116,14 @@ class Rules:
 class Hooks:
     """What a delivery calls. All may raise.
 
-    ``progress`` and ``outcome`` append to the log; ``alive`` says whether the client is still allowed; ``spend`` takes
-    rows from the client's day and says whether there were so many; ``sent`` is told of rows and bytes, for metrics.
+    ``progress`` and ``outcome`` append to the log; ``sound`` is false once the log has been halted, and nothing more is
+    sent; ``alive`` says whether the client is still allowed; ``spend`` takes rows from the client's day and says if
+    there were so many; ``sent`` is told of rows and bytes, for metrics.
     """
 
     progress: Callable[[Mapping[str, Any]], Awaitable[None]]
     outcome: Callable[[Mapping[str, Any]], Awaitable[None]]
+    sound: Callable[[], bool]
     alive: Callable[[], Awaitable[bool]]
     spend: Callable[[int], Awaitable[bool]]
     sent: Callable[[int, int], None]
@@ -249,6 +251,8 @@ class Delivery:
         async with _stall(self._rules.stall_s):
             await sink.start(headers)
         while (piece := await self._next()) is not None:
+            if not self._hooks.sound():
+                raise CutOff(Cut.LOG_UNAVAILABLE)
             if piece.rows:
                 await self._allow(piece)
             self._in_flight = piece

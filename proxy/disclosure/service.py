@@ -321,7 +321,10 @@ class Disclosure:
         def failed(name: str, error: BaseException) -> None:
             logs.event(_LOG, logging.ERROR, name, error, access_id=str(access_id))
 
-        return Hooks(progress, outcome, caller.alive, purse.take, sent, failed)
+        def sound() -> bool:
+            return self._ledger.halted is None
+
+        return Hooks(progress, outcome, sound, caller.alive, purse.take, sent, failed)
 
     async def _append_outcome(self, entry: Entry) -> None:
         """Append; where that fails the rows are gone all the same, and the intent stands as "all disclosed"."""

@@ -46,6 +46,7 @@ class Case:
     outcomes: list[dict[str, Any]] = field(default_factory=list)
     failures: list[str] = field(default_factory=list)
     alive: Any = True
+    halts_after: int | None = None  # rows sent
     budget: int = 10**9
     log_fails_after: int | None = None
 
@@ -53,9 +54,21 @@ class Case:
         self.reader = FakeReader(self.rows, 10, self.events, fail_at)
         order = Order(self.scopes, None, self.start, self.limit)
         source = pieces(self.reader, order, FakeEncoder(), coder(Coding.IDENTITY), executor)
-        hooks = Hooks(self._progress, self._outcome, self._alive, self._spend, lambda rows, size: None, self._failed)
+        hooks = Hooks(
+            self._progress,
+            self._outcome,
+            self._sound,
+            self._alive,
+            self._spend,
+            lambda rows, size: None,
+            self._failed,
+        )
         rules = Rules(self.limit, self.progress_rows, self.stall_s, resumable=True)
-        return Delivery(uuid4(), Ahead(source), rules, hooks, {"media_type": "text/csv"})
+        self.delivery = Delivery(uuid4(), Ahead(source), rules, hooks, {"media_type": "text/csv"})
+        return self.delivery
+
+    def _sound(self) -> bool:
+        return self.halts_after is None or self.delivery.rows < self.halts_after
 
     async def _progress(self, value: Mapping[str, Any]) -> None:
         if self.log_fails_after is not None and len(self.progress) >= self.log_fails_after:
@@ -228,6 +241,14 @@ async def test_a_used_up_budget_cuts(executor: ThreadPoolExecutor) -> None:
     case = Case(budget=45)
     sink = await _run(case, executor)
     assert (case.outcome["why"], case.outcome["rows"], sink.ended) == ("quota", 40, "broken")
+
+
+@pytest.mark.parametrize(("halts_after", "rows"), [(25, 30), (95, 95)])
+async def test_a_halted_log_cuts_at_the_next_piece(executor: ThreadPoolExecutor, halts_after: int, rows: int) -> None:
+    """Also before the end alone is left: no client may take what the log does not hold for a whole answer."""
+    case = Case(progress_rows=1000, halts_after=halts_after)
+    sink = await _run(case, executor)
+    assert (case.outcome["why"], case.outcome["rows"], sink.ended) == ("log_unavailable", rows, "broken")
 
 
 async def test_cancellation_is_passed_on_after_the_outcome(executor: ThreadPoolExecutor) -> None:
