@@ -6,17 +6,20 @@ stands is ever changed: a row is inserted once.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 from urllib.parse import urlsplit
 
 import asyncpg
 
 from keys.notes import Checkpoint, Note, NoteError, VerifierKey, check_name, parse_signatures, read_checkpoint
-from proxy.ledger import tiles
+from proxy.ledger import tiles, tree
 from proxy.ledger.model import LedgerError
 from proxy.ledger.tiles import WIDTH, Edge, Tile
 from proxy.ledger.tree import HASH_LEN
+
+_T = TypeVar("_T")
 
 RECOVER = "see `tollgate log fsck`, and `tollgate log recover` after a restored backup"
 
@@ -215,6 +218,16 @@ async def fetch(conn: asyncpg.Connection, wanted: Iterable[Tile]) -> Mapping[tup
             data = await _run(conn, _ROOTS, first, first + tile.width, tile.level - 1)
         found[tile.level, tile.index] = data
     return found
+
+
+async def over_tiles(conn: asyncpg.Connection, size: int, function: Callable[[tree.Read], _T]) -> _T:
+    """Run a function of proxy.ledger.tree over the tiles and leaves that stand, of the tree of ``size`` leaves.
+
+    Raises:
+        LogInconsistent: if a tile is missing.
+        ProofError: as the function.
+    """
+    return await tiles.compute(lambda wanted: fetch(conn, wanted), size, function)
 
 
 async def edge(conn: asyncpg.Connection, size: int) -> Edge:

@@ -25,7 +25,7 @@ import asyncpg
 from keys.notes import Checkpoint, Note, NoteError, VerifierKey
 from proxy import logs, metrics
 from proxy.config import ConfigError
-from proxy.ledger import anchor, checkpoints, tiles, tree
+from proxy.ledger import anchor, checkpoints, tree
 from proxy.ledger.checkpoints import RECOVER, LogInconsistent, Origin, Stored
 from proxy.ledger.model import Entry, Kind, LedgerError
 from proxy.ledger.publisher import AWAY, LogKeys
@@ -352,7 +352,7 @@ async def proof(conn: asyncpg.Connection, size: int, function: Callable[[tree.Re
         LogInconsistent: if a tile is missing.
     """
     try:
-        return await tiles.compute(lambda wanted: checkpoints.fetch(conn, wanted), size, function)
+        return await checkpoints.over_tiles(conn, size, function)
     except tree.ProofError as error:
         raise LogInconsistent(f"the tiles of size {size} give no proof ({error}): {RECOVER}") from error
 

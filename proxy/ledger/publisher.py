@@ -224,9 +224,7 @@ class Publisher:
                     f"witness {witness} holds a checkpoint of size {checkpoint.size} with this log's signature, and the"
                     f" database's newest is of size {size}: {RECOVER}"
                 )
-            root = await tiles.compute(
-                lambda wanted: checkpoints.fetch(conn, wanted), size, lambda read: tree.root_at(checkpoint.size, read)
-            )
+            root = await checkpoints.over_tiles(conn, size, lambda read: tree.root_at(checkpoint.size, read))
         if root != checkpoint.root:
             raise LogInconsistent(
                 f"witness {witness} holds another root of size {checkpoint.size} with this log's signature: {RECOVER}"
@@ -298,11 +296,7 @@ class Publisher:
     def _prover(self, size: int) -> Prove:
         async def prove(old: int) -> list[bytes]:
             async with self._pool.acquire(timeout=ROUND_S) as conn:
-                return await tiles.compute(
-                    lambda wanted: checkpoints.fetch(conn, wanted),
-                    size,
-                    lambda read: tree.consistency_proof(old, size, read),
-                )
+                return await checkpoints.over_tiles(conn, size, lambda read: tree.consistency_proof(old, size, read))
 
         return prove
 

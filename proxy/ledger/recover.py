@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import asyncpg
 
 from keys.notes import Checkpoint, Note, NoteError, check_name
-from proxy.ledger import checkpoints, sql, tiles, tree
+from proxy.ledger import checkpoints, sql, tree
 from proxy.ledger.checkpoints import LogInconsistent, Origin
 from proxy.ledger.model import JSON, Entry, Kind, LedgerError, Tag
 from proxy.ledger.publisher import LOCK, LogKeys
@@ -167,8 +167,6 @@ def _done(known: Sequence[Origin], notes: Sequence[bytes]) -> Recovery | None:
 async def _root(conn: asyncpg.Connection, size: int) -> bytes:
     """The root at ``size`` by what stands; no root where tiles are missing."""
     try:
-        return await tiles.compute(
-            lambda wanted: checkpoints.fetch(conn, wanted), size, lambda read: tree.root_at(size, read)
-        )
+        return await checkpoints.over_tiles(conn, size, lambda read: tree.root_at(size, read))
     except (LogInconsistent, tree.ProofError):
         return b""
