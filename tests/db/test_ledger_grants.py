@@ -54,7 +54,8 @@ async def test_only_the_log_role_reads_entries(filled: Database, role: Role, tab
 
 @pytest.mark.parametrize("role", [r for r in Role if r not in WRITERS])
 async def test_only_writers_append(filled: Database, role: Role) -> None:
-    assert await _refused(filled, role, "INSERT INTO tollgate.log_tag (tag, first, places) VALUES (1, 1, int2send(0::int2))")
+    tag = "INSERT INTO tollgate.log_tag (tag, first, places) VALUES (1, 1, '\\x0000')"
+    assert await _refused(filled, role, tag)
     assert await _refused(filled, role, "UPDATE tollgate.log_head SET size = size")
 
 
