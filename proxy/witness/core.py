@@ -14,9 +14,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from enum import IntEnum
+from enum import IntEnum, StrEnum
 
-from keys.notes import Checkpoint, Cosigner, Note, NoteError, NoteUnsigned, Signature, VerifierKey
+from keys.checkpoint import Checkpoint
+from keys.notes import Cosigner, Note, NoteError, NoteUnsigned, Signature, VerifierKey
 from proxy.ledger.addcheckpoint import AddCheckpoint
 from proxy.ledger.tree import EMPTY_ROOT, ProofError, verify_consistency
 
@@ -36,6 +37,16 @@ class Status(IntEnum):
     UNKNOWN_LOG = 404
     CONFLICT = 409
     UNPROVEN = 422
+
+
+class Evidence(StrEnum):
+    """Why a question is worth keeping."""
+
+    FORKED = "forked"
+    """The log signed two roots of one size: proof by itself, whoever asks."""
+    UNPROVEN = "unproven"
+    """The log signed something that was not shown to continue what is held. It may be no more than a wrong proof, which
+    anybody can put beside a good checkpoint."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,13 +75,13 @@ class Refused:
     """No cosignature.
 
     ``held`` is the size to be told with a conflict. ``evidence`` says that the log signed something that this witness
-    cannot reconcile with what it signed before: worth keeping, though it may be no more than a wrong proof.
+    cannot reconcile with what it signed before, and how.
     """
 
     status: Status
     says: str
     held: int | None = None
-    evidence: bool = False
+    evidence: Evidence | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,13 +128,15 @@ def decide(question: Question, held: Held, cosigner: Cosigner, logs: Logs, now: 
     request, checkpoint = question.request, question.checkpoint
     # Two roots for one size are worth keeping whatever else is wrong with the question.
     if checkpoint.size == held.size and checkpoint.root != held.root:
-        return Refused(Status.CONFLICT, "another root is held here for this size", held.size, evidence=True)
+        return Refused(Status.CONFLICT, "another root is held here for this size", held.size, Evidence.FORKED)
     if request.old_size != held.size:
         return Refused(Status.CONFLICT, "the old size is not the one held here", held.size)
     try:
         verify_consistency(held.size, checkpoint.size, request.proof, held.root, checkpoint.root)
     except ProofError as error:
-        return Refused(Status.UNPROVEN, str(error), evidence=True)
+        # Of what is held itself, or where nothing is, only the proof can be wrong: the log did nothing.
+        harmless = held.size == 0 or (checkpoint.size, checkpoint.root) == (held.size, held.root)
+        return Refused(Status.UNPROVEN, str(error), evidence=None if harmless else Evidence.UNPROVEN)
     time = max(now, held.time)
     signature = cosigner.cosign(request.note.text, time)
     # Strangers' lines are not kept: a note that is held is as long as its trusted signatures.

@@ -21,7 +21,7 @@ from proxy.witness.state import StateError
 BODY_S = 10.0
 """A body has to be complete within this time."""
 WAITING_MAX = 32
-"""Questions at once; more are refused with 503. They are answered one after the other, at the disk's speed."""
+"""Whole questions at once; more are refused with 503. They are answered one after the other, at the disk's speed."""
 
 _LOG = logs.get("witness")
 
@@ -73,12 +73,13 @@ class _Handlers:
 
     async def add(self, request: web.Request) -> web.Response:
         """``add-checkpoint``: a cosignature, or why not."""
+        # Before it is counted: who sends slowly takes a connection of the listener's, and nobody's place.
+        async with asyncio.timeout(BODY_S):
+            body = await request.read()
         if self._waiting >= WAITING_MAX:
             return _text(503, "too many questions at once\n")
         self._waiting += 1
         try:
-            async with asyncio.timeout(BODY_S):
-                body = await request.read()
             # A thread runs to its end even where this is cancelled; what it holds is on disk or is not.
             answer = await asyncio.to_thread(self._witness.add_checkpoint, body)
         finally:

@@ -52,7 +52,7 @@ class Witness:
                 if now < held.time:
                     logs.event(_LOG, logging.WARNING, "witness.clock_behind", seconds=held.time - now)
                 self._state.hold(origin, answer)
-            elif answer.evidence:
+            elif answer.evidence is not None:
                 # The origin is one that this witness was configured with, so it is safe to name.
                 logs.event(
                     _LOG,
@@ -63,7 +63,7 @@ class Witness:
                     size=size,
                     held=held.size,
                 )
-                self._state.keep_evidence(origin, size, body)
+                self._state.keep_evidence(answer.evidence, question, body)
         return answer
 
     def latest(self, origin: str) -> Note | None:

@@ -3,7 +3,8 @@
     witness.key          the name and the private key, 0600, made once
     lock                 held while a process uses the directory
     logs/<hash>          the note last cosigned, for each origin; <hash> is SHA-256 of the origin, in hex
-    evidence/<hash>-…    requests that a log signed and that contradict what is held (at most `EVIDENCE_MAX`)
+    evidence/<why>-…     requests that a log signed and that contradict what is held: one for each checkpoint, and of each
+                         log at most `EVIDENCE_MAX` for each reason (proxy.witness.core.Evidence)
 
 Whoever can write here decides what this witness will sign next; whoever can read `witness.key` can sign in its name.
 **Never put this directory back from a backup**: a witness that forgot what it signed can be made to sign the opposite.
@@ -22,18 +23,9 @@ from types import TracebackType
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from keys.notes import (
-    COSIGNATURE,
-    NOTE_MAX,
-    Checkpoint,
-    Cosigner,
-    Note,
-    NoteError,
-    b64,
-    check_name,
-    unb64,
-)
-from proxy.witness.core import NOTHING, Accepted, Held
+from keys.checkpoint import Checkpoint
+from keys.notes import COSIGNATURE, NOTE_MAX, Cosigner, Note, NoteError, b64, check_name, unb64
+from proxy.witness.core import NOTHING, Accepted, Evidence, Held, Question
 
 KEY = "witness.key"
 LOCK = "lock"
@@ -185,15 +177,19 @@ class State:
         # from the size it is told.
         _sync(path.parent)
 
-    def keep_evidence(self, origin: str, size: int, body: bytes) -> None:
-        """Keep a signed request that contradicts what is held; once only, and no more than `EVIDENCE_MAX`.
+    def keep_evidence(self, why: Evidence, question: Question, body: bytes) -> None:
+        """Keep a signed request that contradicts what is held: one for each checkpoint, at most `EVIDENCE_MAX`.
+
+        Whoever asks chooses all of it but the checkpoint, which the log has signed; so that is what it is filed by. And
+        what anybody can send takes no room from two roots of one size, nor one log from another.
 
         Raises:
             OSError: if it cannot be written.
         """
-        folder = self._directory / EVIDENCE
-        path = folder / f"{_hash(origin)[:16]}-{size}-{hashlib.sha256(body).hexdigest()[:16]}"
-        if path.exists() or len(os.listdir(folder)) >= EVIDENCE_MAX:
+        folder, checkpoint = self._directory / EVIDENCE, question.checkpoint
+        kind = f"{why.value}-{_hash(checkpoint.origin)[:16]}-"
+        path = folder / f"{kind}{checkpoint.size}-{_hash(question.request.note.text)[:16]}"
+        if path.exists() or sum(name.startswith(kind) for name in os.listdir(folder)) >= EVIDENCE_MAX:
             return
         with contextlib.suppress(FileExistsError):
             _write_new(path, body, os.O_EXCL)
@@ -203,8 +199,8 @@ class State:
         return self._directory / LOGS / _hash(origin)
 
 
-def _hash(origin: str) -> str:
-    return hashlib.sha256(origin.encode()).hexdigest()
+def _hash(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _write_new(path: Path, data: bytes, how: int) -> None:

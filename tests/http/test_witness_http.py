@@ -9,11 +9,13 @@ from pathlib import Path
 import aiohttp
 import pytest
 
-from keys.notes import Checkpoint, Note, parse_signatures
+from keys.checkpoint import Checkpoint
+from keys.notes import Note, parse_signatures
 from proxy.server import Listener
 from proxy.witness import http
 from proxy.witness.service import Witness
 from proxy.witness.state import State, create
+from tests.support.ledger import until
 from tests.support.witness import ORIGIN, Log
 
 
@@ -102,6 +104,30 @@ async def test_a_slow_body_has_a_time(served: Served, monkeypatch: pytest.Monkey
 
     async with served.session.post(served.url + "/add-checkpoint", data=slowly()) as answer:
         assert answer.status == 408
+
+
+async def test_who_sends_slowly_takes_nobodys_place(served: Served, log: Log, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(http, "WAITING_MAX", 2)
+    sending, end = 0, asyncio.Event()
+
+    async def dribble() -> AsyncIterator[bytes]:
+        nonlocal sending
+        yield b"old 0\n"
+        sending += 1
+        await end.wait()
+
+    async def slow() -> None:
+        async with served.session.post(served.url + "/add-checkpoint", data=dribble()) as answer:
+            assert answer.status in (400, 503)  # they end at once
+
+    async with asyncio.TaskGroup() as group:
+        for _ in range(4):
+            group.create_task(slow())
+        await until(lambda: sending == 4)
+        await asyncio.sleep(0.2)  # until their heads are read there
+        status, _, _ = await served.add(log.ask(0))
+        end.set()
+    assert status == 200
 
 
 async def test_many_at_once_are_refused(served: Served, log: Log, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,7 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from keys.notes import NOTE_MAX, Checkpoint, Note, NoteError, VerifierKey, sign
+from keys.checkpoint import Checkpoint
+from keys.notes import NOTE_MAX, Note, NoteError, VerifierKey, sign
 from proxy.ledger import tree
 from proxy.ledger.addcheckpoint import BODY_MAX, AddCheckpoint
 from proxy.witness import core
@@ -200,9 +201,8 @@ def test_409_another_root_for_a_size_is_kept_as_evidence(directory: Path, log: L
         accepted(asked.add_checkpoint(log.ask(0)))
         for old in (40, 20, 0):
             assert refused(asked.add_checkpoint(fork.ask(old)), 409).held == 40
-        evidence = sorted((directory / "evidence").iterdir())
-        assert len(evidence) == 3
-        kept = AddCheckpoint.parse(evidence[0].read_bytes())
+        (evidence,) = (directory / "evidence").iterdir()  # three questions, one checkpoint
+        kept = AddCheckpoint.parse(evidence.read_bytes())
         kept.note.verify([log.signer.key])
         assert Checkpoint.parse(kept.note.text) == fork.checkpoint()
 
@@ -233,6 +233,45 @@ def test_evidence_has_a_bound(directory: Path, log: Log, monkeypatch: pytest.Mon
         accepted(asked.add_checkpoint(log.ask(0)))
         for number in range(4):
             refused(asked.add_checkpoint(log.fork(3).grow(40, f"rewritten {number}").ask(40)), 422)
+        assert len(list((directory / "evidence").iterdir())) == 2
+
+
+def test_strangers_cannot_fill_the_room_for_evidence(
+    directory: Path, log: Log, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Good checkpoints with wrong proofs, which anybody can send, leave the proof of a fork its place."""
+    monkeypatch.setattr(state_module, "EVIDENCE_MAX", 3)
+    folder = directory / "evidence"
+    with State(directory) as state:
+        asked = witness(state, log)
+        for n in range(5):
+            refused(asked.add_checkpoint(bytes(replace(log.request(0, n + 1), proof=(bytes([n] * 32),)))), 422)
+        assert not list(folder.iterdir()), "nothing is held that it could contradict"
+        accepted(asked.add_checkpoint(log.ask(0, 20)))
+        for n in range(5):
+            refused(asked.add_checkpoint(bytes(replace(log.request(20, 20), proof=(bytes([n] * 32),)))), 422)
+        assert not list(folder.iterdir()), "it is the very checkpoint that is held"
+        for n in range(5):
+            refused(asked.add_checkpoint(bytes(replace(log.request(20, 30), proof=(bytes([n] * 32),)))), 422)
+        assert len(list(folder.iterdir())) == 1, "one for each checkpoint"
+        for size in range(21, 40):
+            refused(asked.add_checkpoint(bytes(replace(log.request(20, size), proof=(bytes(32),)))), 422)
+        assert len(list(folder.iterdir())) == 3
+        fork = log.fork(10).grow(10, "rewritten")
+        assert refused(asked.add_checkpoint(fork.ask(20)), 409).evidence is core.Evidence.FORKED
+        (kept,) = folder.glob("forked-*")
+        assert Checkpoint.parse(AddCheckpoint.parse(kept.read_bytes()).note.text) == fork.checkpoint()
+
+
+def test_each_log_has_its_own_room_for_evidence(directory: Path, log: Log, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(state_module, "EVIDENCE_MAX", 1)
+    other = Log("other.example.com/log", 6).grow(20)
+    with State(directory) as state:
+        asked = witness(state, log, other)
+        for each in (log, other):
+            accepted(asked.add_checkpoint(each.ask(0, 20)))
+            for word in ("a", "b"):
+                refused(asked.add_checkpoint(each.fork(10).grow(10, word).ask(20)), 409)
         assert len(list((directory / "evidence").iterdir())) == 2
 
 
