@@ -51,7 +51,7 @@ from schema.roles import Role
 
 DRAIN_S = 20.0
 """How long open answers may go on when the gateway stops, seconds."""
-POOL_SIZES = {Role.BILLING: 6, Role.LOG: 3, Role.OAUTH: 6, Role.MONITOR: 2}
+POOL_SIZES = {Role.BILLING: 6, Role.LOG: 5, Role.OAUTH: 6, Role.MONITOR: 2}
 """Most connections of each role."""
 PUBLISHER_POOL = 4
 """Further ones of role LOG: the publisher's, the follower's, one for proofs to witnesses, one to watch them."""
