@@ -1,7 +1,7 @@
 """Signed notes, as transparency logs and their witnesses write them: text that ends in signature lines.
 
-Implements C2SP signed-note (Ed25519, type 0x01), tlog-cosignature (``cosignature/v1``: Ed25519 with a time, type 0x04)
-and tlog-checkpoint (what a log says of itself: origin, size, root). Pure: the caller brings keys, clock and bytes.
+Implements C2SP signed-note (Ed25519, type 0x01) and tlog-cosignature (``cosignature/v1``: Ed25519 with a time, type
+0x04); what a log signs is in keys.checkpoint. Pure: the caller brings keys, clock and bytes.
 
 What holds:
 
@@ -95,7 +95,7 @@ def check_name(name: str) -> str:
     Raises:
         NoteError: if it is none.
     """
-    if not name or "+" in name or any(c.isspace() for c in name) or not _is_text(name):
+    if not name or "+" in name or any(c.isspace() for c in name) or not is_text(name):
         raise NoteError("a key's name is a word without spaces and without '+', such as log.example.com/calls")
     return name
 
@@ -251,7 +251,7 @@ class Note:
             raise NoteError("the note is not UTF-8") from error
         # The last empty line parts text from signatures; the text keeps its own newline.
         text, blank, rest = whole.rpartition("\n\n")
-        if not blank or not rest.endswith("\n") or not _is_text(whole):
+        if not blank or not rest.endswith("\n") or not is_text(whole):
             raise NoteError("a note is text, an empty line and signature lines, each ended by a newline")
         return cls(text + "\n", parse_signatures(rest))
 
@@ -369,69 +369,6 @@ def signature_lines(signatures: Iterable[Signature]) -> str:
     return "".join(f"{signature}\n" for signature in signatures)
 
 
-@dataclass(frozen=True, slots=True)
-class Checkpoint:
-    """What a log says of itself (C2SP tlog-checkpoint).
-
-    Raises:
-        NoteError: if a field cannot be written: an origin that is empty or has more than a line, a size outside
-            0..2^63 - 1, a root that is not 32 bytes, an extension line that is empty.
-    """
-
-    origin: str
-    size: int
-    root: bytes
-    """RFC 6962 root hash at ``size``, 32 bytes."""
-    extensions: tuple[str, ...] = ()
-    """Lines that other logs may add. Ours has none: nobody could audit them."""
-
-    def __post_init__(self) -> None:
-        for line in (self.origin, *self.extensions):
-            if not line or "\n" in line or not _is_text(line):
-                raise NoteError("an origin or extension is one line of text that is not empty")
-        if not 0 <= self.size <= SIZE_MAX:
-            raise NoteError("a tree's size is below 2^63")
-        if len(self.root) != HASH_LENGTH:
-            raise NoteError("a root hash has 32 bytes")
-
-    @classmethod
-    def parse(cls, text: str) -> Checkpoint:
-        """Read a note's text; it is as trusted as the note.
-
-        Raises:
-            NoteError: if it is no checkpoint.
-        """
-        lines = text.split("\n")
-        if len(lines) < 4 or lines[-1]:
-            raise NoteError("a checkpoint is three lines: origin, size, root hash")
-        return cls(lines[0], decimal(lines[1]), unb64(lines[2]), tuple(lines[3:-1]))
-
-    @property
-    def text(self) -> str:
-        """The note text: what is signed."""
-        return "".join(f"{line}\n" for line in (self.origin, self.size, b64(self.root), *self.extensions))
-
-
-def read_checkpoint(note: Note | bytes | str, key: VerifierKey, origin: str | None = None) -> Checkpoint:
-    """Return a log's checkpoint after checking that the log has signed it.
-
-    Args:
-        note: the signed note.
-        key: the log's.
-        origin: what its first line must be; the key's name if None.
-
-    Raises:
-        NoteUnsigned: if ``key`` has not signed it.
-        NoteError: if it is no note, no checkpoint, or another log's.
-    """
-    read = note if isinstance(note, Note) else Note.parse(note)
-    read.verify([key])
-    checkpoint = Checkpoint.parse(read.text)
-    if checkpoint.origin != (key.name if origin is None else origin):
-        raise NoteError("the checkpoint is another log's: its origin is not the expected one")
-    return checkpoint
-
-
 def _public(private: Ed25519PrivateKey) -> bytes:
     return private.public_key().public_bytes(Encoding.Raw, PublicFormat.Raw)
 
@@ -442,12 +379,13 @@ def _cosigned(text: str, time: int) -> bytes:
 
 
 def _signable(text: str) -> bytes:
-    if not text.endswith("\n") or not _is_text(text):
+    if not text.endswith("\n") or not is_text(text):
         raise NoteError("a note's text ends in a newline and holds no other control characters")
     return text.encode()
 
 
-def _is_text(text: str) -> bool:
+def is_text(text: str) -> bool:
+    """Whether ``text`` may stand in a note: UTF-8, and no control character but newlines."""
     if _CONTROL.search(text) is not None:
         return False
     try:

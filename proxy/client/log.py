@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID
 
-from keys.notes import Checkpoint, Note, NoteError, VerifierKey
+from keys.checkpoint import Checkpoint
+from keys.notes import Note, NoteError, VerifierKey
 from proxy.client.session import Refused, Session
 from proxy.client.transfer import NotProven, Part
 from proxy.ledger import receipts, tiles, tree

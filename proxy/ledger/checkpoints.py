@@ -13,7 +13,8 @@ from urllib.parse import urlsplit
 
 import asyncpg
 
-from keys.notes import Checkpoint, Note, NoteError, VerifierKey, check_name, parse_signatures, read_checkpoint
+from keys.checkpoint import Checkpoint, read_checkpoint
+from keys.notes import Note, NoteError, VerifierKey, check_name, parse_signatures
 from proxy.ledger import tiles, tree
 from proxy.ledger.model import LedgerError
 from proxy.ledger.tiles import WIDTH, Edge, Tile

@@ -22,7 +22,8 @@ from typing import TypeVar
 
 import asyncpg
 
-from keys.notes import Checkpoint, Note, NoteError, VerifierKey
+from keys.checkpoint import Checkpoint
+from keys.notes import Note, NoteError, VerifierKey
 from proxy import logs, metrics
 from proxy.config import ConfigError
 from proxy.ledger import anchor, checkpoints, tree

@@ -24,8 +24,9 @@ from collections.abc import Callable
 import asyncpg
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from keys.checkpoint import Checkpoint
 from keys.errors import KeysError
-from keys.notes import Checkpoint, Note, Signer, VerifierKey, sign
+from keys.notes import Note, Signer, VerifierKey, sign
 from keys.signing import SigningKeys
 from proxy import logs, metrics
 from proxy.ledger import checkpoints, tiles, tree

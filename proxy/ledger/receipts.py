@@ -20,7 +20,8 @@ from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
-from keys.notes import Checkpoint, Note, NoteError, VerifierKey, b64, decimal, unb64
+from keys.checkpoint import Checkpoint
+from keys.notes import Note, NoteError, VerifierKey, b64, decimal, unb64
 from proxy.ledger import encoding, tree
 from proxy.ledger.model import PARTS, LedgerBroken, OpenedEntry
 

@@ -16,7 +16,8 @@ from dataclasses import dataclass
 
 import asyncpg
 
-from keys.notes import Checkpoint, Note, NoteError, check_name
+from keys.checkpoint import Checkpoint
+from keys.notes import Note, NoteError, check_name
 from proxy.ledger import checkpoints, sql, tree
 from proxy.ledger.checkpoints import LogInconsistent, Origin
 from proxy.ledger.model import JSON, Entry, Kind, LedgerError, Tag

@@ -21,7 +21,8 @@ from urllib.parse import urlsplit
 
 import aiohttp
 
-from keys.notes import COSIGNATURE, NOTE_MAX, Checkpoint, Note, NoteError, Signature, VerifierKey, decimal
+from keys.checkpoint import Checkpoint
+from keys.notes import COSIGNATURE, NOTE_MAX, Note, NoteError, Signature, VerifierKey, decimal
 from keys.notes import parse_signatures as parse_lines
 from proxy import logs, metrics
 from proxy.config import ConfigError

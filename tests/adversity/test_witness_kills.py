@@ -15,7 +15,8 @@ from pathlib import Path
 import aiohttp
 import pytest
 
-from keys.notes import Checkpoint, Note, VerifierKey, parse_signatures
+from keys.checkpoint import Checkpoint
+from keys.notes import Note, VerifierKey, parse_signatures
 from proxy.ledger.addcheckpoint import AddCheckpoint
 from tests.support.witness import ORIGIN, Log
 

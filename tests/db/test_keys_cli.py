@@ -274,7 +274,7 @@ async def test_a_key_is_not_rotated_while_the_log_cannot_be_written(
 ) -> None:
     before = SigningKeys(database.config.keyring_dir).current("token").kid
     root = (database.config.keyring_dir / "root.key").read_bytes()
-    await owner.execute("REVOKE INSERT ON tollgate.log_entry FROM tollgate_log_writer, tollgate_log")
+    await owner.execute("REVOKE EXECUTE ON FUNCTION tollgate.log_append FROM tollgate_log_writer")
     for what in ("token", "root"):
         done = await keys("rotate", what)
         assert done.exit_code == 4, done.stderr

@@ -60,7 +60,7 @@ async def test_as_json_by_kind_and_from_an_index(database: Database) -> None:
 async def test_a_look_that_cannot_be_logged_shows_nothing(database: Database, owner: asyncpg.Connection) -> None:
     async with open_ledger(database.config) as ledger:
         await ledger.append(intent())
-    await owner.execute("REVOKE INSERT ON tollgate.log_entry FROM tollgate_log_writer")
+    await owner.execute("REVOKE EXECUTE ON FUNCTION tollgate.log_append FROM tollgate_log_writer")
     result = await _tollgate(database, "show")
     assert result.exit_code == 4
     assert result.stdout == ""

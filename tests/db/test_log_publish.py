@@ -14,7 +14,8 @@ import pytest
 from click.testing import CliRunner, Result
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from keys.notes import Checkpoint, Cosigner, Note, NoteError, Signer, sign
+from keys.checkpoint import Checkpoint
+from keys.notes import Cosigner, Note, NoteError, Signer, sign
 from keys.signing import SigningKeys
 from proxy.cli.main import main
 from proxy.config import ConfigError

@@ -199,7 +199,7 @@ async def test_the_command_logs_what_was_asked_and_why_and_can_itself_be_found(f
 
 
 async def test_a_search_that_cannot_be_logged_shows_nothing(filled: Database, owner: asyncpg.Connection) -> None:
-    await owner.execute("REVOKE INSERT ON tollgate.log_entry FROM tollgate_log_writer")
+    await owner.execute("REVOKE EXECUTE ON FUNCTION tollgate.log_append FROM tollgate_log_writer")
     result = await _tollgate(filled, "--reason", "audit 7")
     assert result.exit_code == 4
     assert result.stdout == ""

@@ -12,7 +12,8 @@ import asyncpg
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from keys.notes import Checkpoint, Cosigner, Note, Signer, sign
+from keys.checkpoint import Checkpoint
+from keys.notes import Cosigner, Note, Signer, sign
 from keys.signing import SigningKeys
 from proxy import metrics
 from proxy.ledger import witnesses, witnesswatch

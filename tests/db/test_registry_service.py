@@ -125,7 +125,7 @@ async def test_what_is_refused_leaves_neither_row_nor_entry(world: World) -> Non
 
 
 async def test_a_change_whose_entry_cannot_be_written_is_not_made(world: World, owner: asyncpg.Connection) -> None:
-    await owner.execute("REVOKE INSERT ON tollgate.log_entry FROM tollgate_log_writer")
+    await owner.execute("REVOKE EXECUTE ON FUNCTION tollgate.log_append FROM tollgate_log_writer")
     with pytest.raises(LedgerUnavailable):
         await world.registry.add_carrier(world.conn, Carrier("carrier-a", "Example Carrier A"))
     assert await owner.fetchval("SELECT count(*) FROM tollgate.carrier") == 0

@@ -11,7 +11,8 @@ from uuid import UUID
 import asyncpg
 import pytest
 
-from keys.notes import Checkpoint, Note, VerifierKey, read_checkpoint, sign
+from keys.checkpoint import Checkpoint, read_checkpoint
+from keys.notes import Note, VerifierKey, sign
 from keys.signing import SigningKeys
 from proxy.app import build
 from proxy.client.log import LogCheck, LogMemory, compare

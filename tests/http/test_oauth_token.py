@@ -652,12 +652,11 @@ async def test_the_log_says_who_got_what(world: World) -> None:
 async def test_without_the_log_there_is_no_token(world: World, owner: asyncpg.Connection) -> None:
     peer = await world.peer()
     await peer.token()
-    await owner.execute("REVOKE INSERT ON tollgate.log_entry FROM tollgate_log_writer")
-    await owner.execute("REVOKE INSERT ON tollgate.log_entry FROM tollgate_log")
+    await owner.execute("REVOKE EXECUTE ON FUNCTION tollgate.log_append FROM tollgate_log_writer")
     status, body = await peer.ask()
     assert (status, body["error"]) == (503, "temporarily_unavailable")
     assert "access_token" not in body
-    await owner.execute("GRANT INSERT ON tollgate.log_entry TO tollgate_log_writer")
+    await owner.execute("GRANT EXECUTE ON FUNCTION tollgate.log_append TO tollgate_log_writer")
     assert (await peer.ask())[0] == 200
 
 

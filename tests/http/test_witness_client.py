@@ -12,7 +12,8 @@ import pytest
 from aiohttp import web
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from keys.notes import Checkpoint, Cosigner, Note, VerifierKey, parse_signatures, signature_lines
+from keys.checkpoint import Checkpoint
+from keys.notes import Cosigner, Note, VerifierKey, parse_signatures, signature_lines
 from proxy import metrics
 from proxy.config import ConfigError
 from proxy.ledger import witnesses

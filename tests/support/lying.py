@@ -8,7 +8,8 @@ from itertools import groupby
 
 import asyncpg
 
-from keys.notes import Checkpoint, sign
+from keys.checkpoint import Checkpoint
+from keys.notes import sign
 from proxy.ledger.model import Entry, OpenedEntry, Tag
 from proxy.ledger.tiles import Edge
 from tests.support.ledger import open_ledger

@@ -12,7 +12,8 @@ from uuid import UUID
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from keys.notes import Checkpoint, Cosigner, Signer, sign
+from keys.checkpoint import Checkpoint
+from keys.notes import Cosigner, Signer, sign
 from proxy.ledger import encoding, receipts, tree
 from proxy.ledger.model import PARTS, Entry, Kind, new_id, timestamp
 from proxy.ledger.receipts import TlogProof

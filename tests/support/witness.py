@@ -6,7 +6,8 @@ import hashlib
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from keys.notes import Checkpoint, Note, Signer, sign
+from keys.checkpoint import Checkpoint
+from keys.notes import Note, Signer, sign
 from proxy.ledger import tree
 from proxy.ledger.addcheckpoint import AddCheckpoint
 

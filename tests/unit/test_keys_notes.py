@@ -10,6 +10,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey,
 from hypothesis import given
 from hypothesis import strategies as st
 
+from keys.checkpoint import Checkpoint, read_checkpoint
 from keys.encoding import b64url_encode
 from keys.notes import (
     COSIGNATURE,
@@ -17,7 +18,6 @@ from keys.notes import (
     NOTE_MAX,
     SIGNATURES_MAX,
     SIZE_MAX,
-    Checkpoint,
     Cosigner,
     Note,
     NoteError,
@@ -28,7 +28,6 @@ from keys.notes import (
     b64,
     decimal,
     parse_signatures,
-    read_checkpoint,
     sign,
     signature_lines,
     unb64,

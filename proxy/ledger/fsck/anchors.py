@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, field
 
+from keys.checkpoint import Checkpoint
 from keys.errors import KeysError
-from keys.notes import Checkpoint, Note
+from keys.notes import Note
 from proxy.ledger import receipts
 from proxy.ledger.fsck.model import Where
 from proxy.ledger.fsck.signed import Trusted

@@ -6,8 +6,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
+from keys.checkpoint import Checkpoint
 from keys.errors import KeysError
-from keys.notes import COSIGNATURE, ED25519, Checkpoint, Note, NoteError, Signature, VerifierKey
+from keys.notes import COSIGNATURE, ED25519, Note, NoteError, Signature, VerifierKey
 from proxy.ledger.fsck.findings import Findings
 from proxy.ledger.fsck.model import Report, Since, StoredCheckpoint, StoredOrigin, Where
 from proxy.ledger.fsck.tree import Mark
