@@ -210,11 +210,19 @@ def compare(receipt: Receipt, client_id: str, part: Part) -> None:
     kinds = [entry.kind for entry in receipt.entries]
     if kinds.count(Kind.ACCESS_INTENT) != 1 or kinds.count(Kind.ACCESS_OUTCOME) > 1:
         raise ReceiptError("the log does not hold one intent and one outcome of it")
-    # Where a gateway died there is no outcome; the last progress entry says how far it had come.
+    outcome = next((entry.outcome for entry in receipt.entries if entry.kind is Kind.ACCESS_OUTCOME), None)
     said: list[Mapping[str, Any]] = []
-    for entry in receipt.entries:
-        if entry.outcome and entry.kind in (Kind.ACCESS_OUTCOME, Kind.ACCESS_PROGRESS):
-            said += [entry.outcome, *entry.outcome.get("checkpoints", ())]
-    ours = (part.rows, part.bytes)
-    if not any((s.get("rows"), s.get("bytes")) == ours and s.get("sha256") in (None, part.sha256) for s in said):
+    if part.state == "complete":
+        # An answer that ended whole has its outcome before its end is sent, of exactly this.
+        if not outcome or outcome.get("state") not in ("complete", "limited"):
+            raise ReceiptError("the log does not say that the answer ended whole")
+        said.append(outcome)
+    else:
+        # One that broke was cut back to a checkpoint. Where the gateway died there is no outcome; the last progress
+        # entry says how far it had come.
+        for entry in receipt.entries:
+            if entry.outcome and entry.kind in (Kind.ACCESS_OUTCOME, Kind.ACCESS_PROGRESS):
+                said += [entry.outcome, *entry.outcome.get("checkpoints", ())]
+    ours = (part.rows, part.bytes, part.sha256)
+    if not any((each.get("rows"), each.get("bytes"), each.get("sha256")) == ours for each in said):
         raise ReceiptError("the log has other rows, bytes or SHA-256 than were received")

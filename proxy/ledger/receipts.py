@@ -7,7 +7,9 @@ A receipt is one JSON object (``application/vnd.tollgate.receipt+json``):
 
 Headers and openings are texts, byte for byte what was hashed. They are checked from the inside out: each opening
 against its commitment in the header; SHA-256 of the header is the leaf's data; the leaf by its inclusion proof against
-the root of a checkpoint; the checkpoint by the log's signature, and by witnesses' where the caller names some.
+the root of a checkpoint; the checkpoint by the log's signature, and by witnesses' where the caller names some. It is
+one checkpoint for all entries, letter for letter: a log that signs two trees of one size could prove an intent in one
+and the outcome in the other, and whoever keeps the checkpoint of one would never see the other.
 `log.vkey` is a hint for people: nothing is checked with it. The part ``records`` of an entry is never opened to a
 client.
 """
@@ -82,11 +84,11 @@ class Receipt:
 
     access_id: UUID
     checkpoint: Checkpoint
-    """The largest checkpoint that its proofs lead to."""
+    """The one checkpoint that its proofs lead to."""
     note: str
     """That checkpoint, signed: worth keeping, for whoever holds it can tell a log that was rewritten."""
     witnesses: tuple[str, ...]
-    """Names of the witnesses, of those asked for, that cosigned all its checkpoints."""
+    """Names of the witnesses, of those asked for, that cosigned it."""
     entries: tuple[OpenedEntry, ...]
     """The entries, each proven. A part that the receipt does not open is None."""
 
@@ -133,7 +135,7 @@ def verify(
         data: the file.
         keys: the log's, from somewhere else than the receipt.
         witnesses: cosigners that are trusted.
-        quorum: how many of them each checkpoint needs; default: all.
+        quorum: how many of them the checkpoint needs; default: all.
 
     Raises:
         ReceiptError: says what does not hold.
@@ -141,15 +143,14 @@ def verify(
     value = _json(data)
     access_id = _uuid(value["access_id"])
     entries: list[OpenedEntry] = []
-    largest: tuple[Checkpoint, str] | None = None
-    cosigned = {key.name for key in witnesses}
-    known: dict[str, tuple[Checkpoint, set[str]]] = {}
+    note: str | None = None
     for item in value["entries"]:
         header, openings, proof = item["header"].encode(), item["openings"], TlogProof.parse(item["proof"])
-        if proof.note not in known:
-            known[proof.note] = _checkpoint(proof.note, keys, witnesses, len(witnesses) if quorum is None else quorum)
-        checkpoint, names = known[proof.note]
-        cosigned &= names
+        if note is None:
+            note = proof.note
+            checkpoint, cosigned = _checkpoint(note, keys, witnesses, len(witnesses) if quorum is None else quorum)
+        elif proof.note != note:
+            raise ReceiptError("its entries are not proven under one and the same checkpoint")
         entry = _entry(proof.index, header, openings, access_id)
         try:
             tree.verify_inclusion(proof.index, checkpoint.size, entry.leaf, proof.hashes, checkpoint.root)
@@ -158,11 +159,9 @@ def verify(
         if entries and entries[-1].index >= entry.index:
             raise ReceiptError("the entries are not in the log's order, or one stands twice")
         entries.append(entry)
-        if largest is None or checkpoint.size > largest[0].size:
-            largest = (checkpoint, proof.note)
-    if largest is None:
+    if note is None:
         raise ReceiptError("a receipt without entries proves nothing")
-    return Receipt(access_id, largest[0], largest[1], tuple(sorted(cosigned)), tuple(entries))
+    return Receipt(access_id, checkpoint, note, tuple(sorted(cosigned)), tuple(entries))
 
 
 def _json(data: bytes) -> dict[str, Any]:

@@ -3,7 +3,7 @@
     witness.key          the name and the private key, 0600, made once
     lock                 held while a process uses the directory
     logs/<hash>          the note last cosigned, for each origin; <hash> is SHA-256 of the origin, in hex
-    evidence/<why>-…     requests that a log signed and that contradict what is held: one for each checkpoint, and of each
+    evidence/<why>-…     requests that a log signed and that contradict what is held: one for each checkpoint, of each
                          log at most `EVIDENCE_MAX` for each reason (proxy.witness.core.Evidence)
 
 Whoever can write here decides what this witness will sign next; whoever can read `witness.key` can sign in its name.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -12,6 +13,8 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from keys.encoding import b64url_encode
 from keys.notes import Cosigner, Signer
+from proxy.client.log import compare
+from proxy.client.transfer import Part
 from proxy.ledger import receipts
 from proxy.ledger.model import Kind, new_id
 from proxy.ledger.receipts import ReceiptError, TlogProof
@@ -153,6 +156,62 @@ def test_nothing_in_a_receipt_can_be_otherwise(
 def test_what_is_no_receipt_is_refused(log: PaperLog, data: bytes) -> None:
     with pytest.raises(ReceiptError):
         receipts.verify(data, [log.signer.key])
+
+
+def test_intent_and_outcome_stand_under_one_checkpoint(log: PaperLog) -> None:
+    """A log that signs two trees of one size, each with one of the entries; and two good checkpoints of one tree."""
+    access_id, entries = access()
+    stranger, other = access("someone-else")[1]
+    fork = PaperLog(log.signer, log.witness, list(log.headers), list(log.openings))
+    log.add(entries[0], other)
+    fork.add(stranger, entries[1])
+    made = log.receipt(access_id, [40])
+    made["entries"] += fork.receipt(access_id, [41])["entries"]
+    for entry in made["entries"]:  # each by itself is proven
+        receipts.verify(dumped(made | {"entries": [entry]}), [log.signer.key])
+    with pytest.raises(ReceiptError, match="one and the same checkpoint"):
+        receipts.verify(dumped(made), [log.signer.key])
+    access_id, entries = access()
+    first, second = log.add(*entries)
+    made = log.receipt(access_id, [first], log.note(first + 1))
+    made["entries"] += log.receipt(access_id, [second])["entries"]
+    with pytest.raises(ReceiptError, match="one and the same checkpoint"):
+        receipts.verify(dumped(made), [log.signer.key])
+
+
+def _received(**change: Any) -> Part:
+    return Part(**({"cursor": None, "state": "complete", "rows": 7, "bytes": 100, "sha256": "ab" * 32} | change))
+
+
+def test_what_the_client_received_is_what_the_log_says(log: PaperLog) -> None:
+    access_id, entries = access()
+    receipt = receipts.verify(dumped(log.receipt(access_id, log.add(*entries))), [log.signer.key])
+    compare(receipt, "client-a", _received(access_id=str(access_id)))
+    for change in ({"rows": 8}, {"bytes": 99}, {"sha256": "cd" * 32}, {"sha256": ""}):
+        with pytest.raises(ReceiptError, match="other rows, bytes or SHA-256"):
+            compare(receipt, "client-a", _received(access_id=str(access_id), **change))
+
+
+@pytest.mark.parametrize("state", ["complete", "cut"])
+def test_an_outcome_without_its_sha256_proves_nothing(log: PaperLog, state: str) -> None:
+    access_id, (intent, outcome) = access()
+    said = {name: value for name, value in outcome.outcome.items() if name != "sha256"}
+    without = replace(outcome, outcome=said | {"checkpoints": [{"rows": 7, "bytes": 100}]})
+    receipt = receipts.verify(dumped(log.receipt(access_id, log.add(intent, without))), [log.signer.key])
+    with pytest.raises(ReceiptError, match="other rows, bytes or SHA-256"):
+        compare(receipt, "client-a", _received(access_id=str(access_id), state=state))
+
+
+@pytest.mark.parametrize("state", [None, "interrupted"])
+def test_an_answer_that_ended_whole_has_an_outcome_that_says_so(log: PaperLog, state: str | None) -> None:
+    """Progress alone, or an answer that was broken off, will do where the client cut it back to a checkpoint."""
+    access_id, (intent, outcome) = access(state=state or "complete")
+    if state is None:
+        outcome = replace(outcome, kind=Kind.ACCESS_PROGRESS)
+    receipt = receipts.verify(dumped(log.receipt(access_id, log.add(intent, outcome))), [log.signer.key])
+    compare(receipt, "client-a", _received(access_id=str(access_id), state="cut"))
+    with pytest.raises(ReceiptError, match="ended whole"):
+        compare(receipt, "client-a", _received(access_id=str(access_id)))
 
 
 def test_the_key_in_the_receipt_counts_for_nothing(log: PaperLog) -> None:
