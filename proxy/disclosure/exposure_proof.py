@@ -15,6 +15,7 @@ from typing import Any
 
 import asyncpg
 
+from keys.checkpoint import Checkpoint
 from proxy.ledger import anchor, checkpoints, published, tree
 from proxy.ledger.checkpoints import LogInconsistent, Stored
 from proxy.ledger.model import LedgerBroken
@@ -72,11 +73,16 @@ class Prover:
         async with self._pool.acquire() as conn:
             known = await checkpoints.origins(conn)
             newest = await checkpoints.newest(conn)
+            held = await self._held()
             if newest is None or not known:
+                if held is not None:
+                    raise LogInconsistent(f"the log is shorter than its anchor: {checkpoints.RECOVER}")
                 return
             origin = next((o.name for o in known if o.epoch == newest.epoch), known[-1].name)
             newest.verified(origin, await asyncio.to_thread(self._keys.verifiers, origin))
-            self.proved.anchored = await self._holds(conn, newest)
+            if held is not None:
+                await self._continues(conn, held, newest)
+                self.proved.anchored = True
         self._newest = newest
         self.proved.origin, self.proved.size, self.proved.root = origin, newest.size, newest.root.hex()
 
@@ -96,17 +102,16 @@ class Prover:
         await self._prove()
         return self.proved
 
-    async def _holds(self, conn: asyncpg.Connection, newest: Stored) -> bool:
+    async def _held(self) -> Checkpoint | None:
         note = None if self._directory is None else await asyncio.to_thread(anchor.read, self._directory)
-        if note is None:
-            return False
-        held = published.read(note)
+        return None if note is None else published.read(note)
+
+    async def _continues(self, conn: asyncpg.Connection, held: Checkpoint, newest: Stored) -> None:
         if held.size > newest.size:
             raise LogInconsistent(f"the log is shorter than its anchor: {checkpoints.RECOVER}")
         root = await published.proof(conn, held.size, lambda read: tree.root_at(held.size, read)) if held.size else None
         if root is not None and root != held.root:
             raise LogInconsistent(f"the log does not continue its anchor: {checkpoints.RECOVER}")
-        return True
 
     async def _prove(self) -> None:
         waiting, self._waiting = sorted(self._waiting), []

@@ -134,6 +134,9 @@ async def test_an_anchor_shows_a_log_that_was_cut_or_rewritten(
     anchor.write_text("\n".join([text[0], text[1], "A" * 43 + "=", *text[3:]]))
     with pytest.raises(LogInconsistent, match="continue"):
         await counted(desk, tmp_path)
+    await owner.execute("DELETE FROM tollgate.log_checkpoint")
+    with pytest.raises(LogInconsistent, match="shorter"):
+        await counted(desk, tmp_path)
 
 
 # What PostgreSQL itself refuses.
