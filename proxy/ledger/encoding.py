@@ -13,7 +13,6 @@ from __future__ import annotations
 import binascii
 import hashlib
 import json
-import json.encoder
 import os
 import struct
 from collections.abc import Collection, Mapping, Sequence
@@ -22,6 +21,7 @@ from datetime import UTC, datetime
 from typing import Any, NamedTuple
 from uuid import UUID
 
+import orjson
 from cryptography.hazmat.primitives.ciphers.algorithms import AES
 from cryptography.hazmat.primitives.cmac import CMAC
 
@@ -38,17 +38,12 @@ _DEPTH_MAX = 32
 _SALTS = len(PARTS) + 1
 _FIELDS = {"at", "id", "kind", "parts", "salt", "v"}
 _AAD = b"tollgate log 1\x00"
-_SORTED = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), check_circular=False, sort_keys=True)
-_IN_C: Any = getattr(json.encoder, "c_make_encoder", None)
-if _IN_C is not None:
-    _IN_C = _IN_C(None, _SORTED.default, json.encoder.encode_basestring, None, ":", ",", True, False, False)
 _SURROGATE = "text with a lone surrogate cannot be written"
 _STR = {str}
 _TAG = {Tag}
 _LEAVES = {str, bool, type(None)}
 _NESTING = {dict, list, tuple}
 _KNOWN = {int, *_NESTING, *_LEAVES}
-_AS_GIVEN = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), check_circular=False)
 _KEPT = frozenset({"client", "jkt", "address", "token", "staff"})
 _KEPT_MAX = 4096
 _URL_SAFE = bytes.maketrans(b"+/", b"-_")
@@ -63,21 +58,21 @@ def canonical(value: Any) -> str:
     Raises:
         EntryError: on a float, an unknown type, a key that is no string, a lone surrogate or deep nesting.
     """
-    text = _canonical(value)
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        raise EntryError(_SURROGATE) from None
-    return text
+    return _canonical(value).decode()
 
 
-def _canonical(value: Any) -> str:
+def _canonical(value: Any) -> bytes:
     # Most values are plain already; only their check, not a copy, is paid for.
-    return _sorted(value) if _is_plain(value, 0) else _AS_GIVEN.encode(_plain(value, 0))
+    try:
+        if _is_plain(value, 0):
+            return orjson.dumps(value, option=orjson.OPT_SORT_KEYS)
+        return orjson.dumps(_plain(value, 0))
+    except orjson.JSONEncodeError:  # what it does not write of what was checked is a lone surrogate
+        raise EntryError(_SURROGATE) from None
 
 
 def _is_plain(value: Any, depth: int) -> bool:
-    """Tell whether json writes ``value`` as RFC 8785 does: exact types, small integers, ASCII keys."""
+    """Tell whether orjson writes ``value`` as RFC 8785 does: exact types, small integers, ASCII keys."""
     items: Collection[Any]
     if type(value) is dict:
         if value and (set(map(type, value)) != _STR or not "".join(value).isascii()):
@@ -123,11 +118,6 @@ def _plain(value: Any, depth: int) -> Any:
     if isinstance(value, list | tuple):
         return [_plain(item, depth + 1) for item in value]
     raise EntryError(f"a value of type {type(value).__name__} cannot be written; use strings, integers, lists, objects")
-
-
-def _sorted(value: Any) -> str:
-    # What JSONEncoder.encode does, with the encoder in C made once and not for every value.
-    return _SORTED.encode(value) if _IN_C is None else "".join(_IN_C(value, 0))
 
 
 def _utf16(key: str) -> bytes:
@@ -202,10 +192,8 @@ def _opening(part: str, value: Mapping[str, Any], salt: str) -> bytes:
         raise EntryError(f"{part} must be an object")
     if not value:
         return b""
-    try:
-        text = f'{{"part":"{part}","salt":"{salt}","v":{VERSION},"value":{_canonical(value)}}}'.encode()
-    except UnicodeEncodeError:
-        raise EntryError(_SURROGATE) from None
+    head = f'{{"part":"{part}","salt":"{salt}","v":{VERSION},"value":'
+    text = b"%b%b}" % (head.encode(), _canonical(value))
     if len(text) > PART_MAX and len(text) > (most := part_max(part)):
         raise EntryError(f"{part} takes {len(text)} bytes; at most {most}")
     return text
