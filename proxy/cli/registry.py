@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import getpass
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import asdict
 from datetime import UTC, date, datetime
@@ -15,7 +14,7 @@ import click
 from rich.markup import escape
 from rich.table import Table
 
-from proxy.cli.common import CliError, ExitCode, connect, console, emit, json_option, ledger, run, settings
+from proxy.cli.common import CliError, ExitCode, connect, console, emit, json_option, ledger, operator, run, settings
 from proxy.config import Config
 from proxy.registry.jwk import JwkError, key_set
 from proxy.registry.model import (
@@ -56,7 +55,7 @@ _DAY = _Day()
 @contextlib.asynccontextmanager
 async def _changing(config: Config) -> AsyncIterator[tuple[Registry, asyncpg.Connection]]:
     async with connect(config, Role.OPERATOR) as conn, ledger(config) as log:
-        yield Registry(log, by=getpass.getuser()), conn
+        yield Registry(log, by=operator()), conn
 
 
 @contextlib.asynccontextmanager
