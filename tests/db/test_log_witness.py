@@ -30,6 +30,7 @@ from proxy.witness.state import State, create
 from schema.roles import Role
 from tests.conftest import Database
 from tests.support.ledger import intent, open_ledger, open_provider, until
+from tests.support.logs import published_once
 
 ORIGIN = "cdr.example.com/log"
 
@@ -329,8 +330,7 @@ async def test_a_late_answer_about_an_older_checkpoint_is_no_contradiction(datab
         await until(lambda: gate.size >= size and lag(stand.known[0].name) == 0)
         await gate.publisher.stop()
         before = metrics.LOG_WITNESS_CONTRADICTIONS.labels(stand.known[0].name)._value.get()
-        first = await gate.publisher.once()
-        assert first is not None
+        await published_once(gate.publisher)
         older = Checkpoint(ORIGIN, 3, bytes(32))
         late = Witnesses(stand.known)
         signer = await asyncio.to_thread(stand.keys.signer, ORIGIN)

@@ -14,6 +14,7 @@ from keys.datakeys import DataKeys
 from keys.notes import Cosigner, Note
 from keys.signing import SigningKeys
 from proxy.config import Config
+from proxy.ledger.checkpoints import Stored
 from proxy.ledger.fsck.anchors import Anchor
 from proxy.ledger.fsck.live import Live, live
 from proxy.ledger.fsck.model import Report
@@ -27,6 +28,14 @@ from tests.support.ledger import intent, open_ledger, open_provider
 
 ORIGIN = "log.example/calls"
 WITNESS = Cosigner("witness.example/w1", Ed25519PrivateKey.from_private_bytes(bytes(range(32))))
+
+
+async def published_once(publisher: Publisher) -> Stored:
+    """One round, as soon as the lock is free: the server lets go of it a moment after the last connection was cut."""
+    async with asyncio.timeout(10):
+        while (stored := await publisher.once()) is None:  # noqa: ASYNC110 - the database has no event for it
+            await asyncio.sleep(0.01)
+    return stored
 
 
 @dataclass
@@ -61,10 +70,7 @@ class Log:
 
         publisher = Publisher(self.pool, self.log_keys, halt)
         try:
-            async with asyncio.timeout(10):
-                # The server lets go of the lock a moment after the last publisher's connection was cut.
-                while await publisher.once() is None:  # noqa: ASYNC110 - the database has no event for it
-                    await asyncio.sleep(0.01)
+            await published_once(publisher)
         finally:
             await publisher.stop()
 
