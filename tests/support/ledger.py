@@ -185,12 +185,16 @@ class Link:
         answered = asyncio.Event()
 
         async def answers() -> None:
-            while data := await up_reader.read(65536):
-                if not silent.is_set():
-                    writer.write(data)
+            try:
+                while data := await up_reader.read(65536):
+                    if not silent.is_set():
+                        writer.write(data)
+                    answered.set()
+            except ConnectionError:
+                pass  # a server that was killed
+            finally:
                 answered.set()
-            answered.set()
-            writer.transport.abort()
+                writer.transport.abort()
 
         back = asyncio.create_task(answers())
         try:
