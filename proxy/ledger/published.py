@@ -29,6 +29,7 @@ from proxy.config import ConfigError
 from proxy.ledger import anchor, checkpoints, tree
 from proxy.ledger.checkpoints import RECOVER, LogInconsistent, Origin, Stored
 from proxy.ledger.model import Entry, Kind, LedgerError
+from proxy.ledger.origins import matches, recovered, signed
 from proxy.ledger.publisher import AWAY, LogKeys
 from proxy.ledger.service import Ledger
 
@@ -226,34 +227,43 @@ class Published:
 
     async def _hold(self, conn: asyncpg.Connection, held: bytes, known: Sequence[Origin]) -> None:
         """Hold the database against the anchor."""
-        checkpoint = read(held)
-        of = next((origin for origin in known if origin.name == checkpoint.origin), None)
-        if of is None:
-            raise LogInconsistent(f"the anchor file is of another log than this database's: {RECOVER}")
-        checkpoints.verified(held, of.name, await asyncio.to_thread(self._keys.verifiers, of.name))
-        after = next((origin for origin in known if origin.epoch == of.epoch + 1), None)
-        if after is not None:
-            # A recovery has opened a new origin since. It has to have known of what this gateway had served.
-            last = read(after.previous or b"")
-            if last.size < checkpoint.size or (last.size == checkpoint.size and last.root != checkpoint.root):
-                raise LogInconsistent(
-                    f"the log was recovered without the checkpoint of size {checkpoint.size} that this gateway had"
-                    f" served (its anchor file): {RECOVER}"
-                )
-            if after.first_size < checkpoint.size:
-                return  # the tree of the anchor is the one that was lost: the recovery said so, in the log
-            if last.size <= after.first_size and await _at(conn, last.size) != last.root:
-                return  # what stood had been written on from a backup, and was another tree already: likewise
-        stored = await checkpoints.newest(conn)
-        if stored is None or max(stored.size, after.first_size if after else 0) < checkpoint.size:
-            raise LogInconsistent(f"the log is behind its checkpoint of size {checkpoint.size}: {RECOVER}")
+        checkpoint = await signed(held, self._keys)
+        current = known[-1]
+        if checkpoint.origin == current.name:
+            stored = await checkpoints.newest(conn)
+            if stored is None or stored.size < checkpoint.size:
+                raise LogInconsistent(f"the log is behind its checkpoint of size {checkpoint.size}: {RECOVER}")
+        elif await self._recovered(checkpoint, known):
+            return
         if await checkpoints.head(conn) < checkpoint.size:
             raise LogInconsistent(f"the log is shorter than its checkpoint of size {checkpoint.size}: {RECOVER}")
-        found = await _at(conn, checkpoint.size)
-        if found != checkpoint.root:
+        if await _at(conn, checkpoint.size) != checkpoint.root:
             raise LogInconsistent(f"the log's root at size {checkpoint.size} is not the one served before: {RECOVER}")
-        if after is None:
-            self._accepted = self._served = Stored(of.epoch, checkpoint.size, checkpoint.root, held)
+        if checkpoint.origin == current.name:
+            self._accepted = self._served = Stored(current.epoch, checkpoint.size, checkpoint.root, held)
+
+    async def _recovered(self, checkpoint: Checkpoint, known: Sequence[Origin]) -> bool:
+        """Whether a recovery since says, in the log, that the anchor's tree is not the one that stands.
+
+        Raises:
+            LogInconsistent: if an origin since was opened by no recovery, or by one that did not know of the anchor and
+                kept too little.
+        """
+        own = next((each for each in known if each.name == checkpoint.origin), None)
+        # Where the anchor's origin is itself one that was lost, whoever answers for it stands anywhere.
+        since = [each for each in known if each.epoch > (1 if own is None else own.epoch)]
+        said = [await recovered(self._ledger, each, self._keys) for each in since]
+        knew = next((each for each in said if each.covers(checkpoint)), None)
+        if knew is not None:
+            return knew.diverged or knew.origin.first_size < checkpoint.size
+        if own is None:
+            raise LogInconsistent(f"the anchor file is of another log or recovery than this database's: {RECOVER}")
+        if since[0].first_size < checkpoint.size:
+            raise LogInconsistent(
+                f"the log was recovered without the checkpoint of size {checkpoint.size} that this gateway had"
+                f" served (its anchor file): {RECOVER}"
+            )
+        return False
 
     async def _follow(self, conn: asyncpg.Connection) -> None:
         """One round. Nothing is served that the anchor file does not hold."""
@@ -322,23 +332,6 @@ class Published:
         except NoteError as error:
             logs.event(_LOG, logging.ERROR, "log.cosignature_bad", error, size=full.size)
             return False
-
-
-def matches(configured: str, current: Origin) -> bool:
-    """Whether a configured origin stands for the current one: itself, or what a recovery made of it (``…/2``)."""
-    return current.name in (configured, f"{configured}/{current.epoch}")
-
-
-def read(note: bytes) -> Checkpoint:
-    """Return what a note says, unverified.
-
-    Raises:
-        LogInconsistent: if it is no checkpoint.
-    """
-    try:
-        return Checkpoint.parse(Note.parse(note).text)
-    except NoteError as error:
-        raise LogInconsistent(f"an anchor or earlier checkpoint cannot be read ({error}): {RECOVER}") from error
 
 
 async def _at(conn: asyncpg.Connection, size: int) -> bytes:

@@ -10,6 +10,9 @@ advisory lock (`LOCK`). Appends neither wait for it nor know of it. One round:
 3. Only what stands is shown to anybody: witnesses get it now, clients when the follower has taken it
    (proxy.ledger.published).
 
+The lock keeps honest processes apart; it keeps nobody out, for whoever can log in can take it. So a process that cannot
+publish looks whether anybody does, and says who holds the lock where nobody does (`SILENT_S`).
+
 Whoever becomes the publisher reads the edge of the tree from the tables and must come to the root that was signed last;
 otherwise nothing is signed and the log is halted.
 """
@@ -19,6 +22,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import time
 from collections.abc import Callable
 
 import asyncpg
@@ -39,6 +43,19 @@ LOCK = 0x746F6C6C676C6F67
 
 ROUND_MAX = 1 << 16
 """Most entries between two checkpoints (2 MiB of hashes); a long log that was never published gives several at once."""
+
+LOOK_S = 10.0
+"""How often a process that does not publish looks whether anybody does, seconds."""
+
+SILENT_S = 60.0
+"""How long entries may be waiting for a checkpoint before it says who holds the lock; again after as long."""
+
+_HOLDER = """
+SELECT l.pid, a.usename FROM pg_locks l LEFT JOIN pg_stat_activity a USING (pid)
+WHERE l.locktype = 'advisory' AND l.granted AND l.objsubid = 1
+    AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
+    AND (l.classid::bigint << 32) + l.objid::bigint = $1
+"""
 
 ROUND_S = 20.0
 """How long one round may take before its connection is given up, seconds."""
@@ -115,6 +132,9 @@ class Publisher:
         self._task: asyncio.Task[None] | None = None
         self._asking: asyncio.Task[None] | None = None
         self._broken: str | None = None
+        self._look_at = 0.0
+        self._newest: tuple[int, int] | None = None
+        self._since = 0.0
 
     async def start(self) -> None:
         """Begin the rounds."""
@@ -142,7 +162,9 @@ class Publisher:
         try:
             async with asyncio.timeout(ROUND_S):
                 if not await self._lead():
+                    await self._look()
                     return None
+                self._newest = None
                 while await self._round():
                     pass
                 return self._last
@@ -246,6 +268,25 @@ class Publisher:
                 self._edge = None  # the lock is released with the connection, by `_drop`
                 raise
         return True
+
+    async def _look(self) -> None:
+        """Say so where another holds the lock and publishes nothing: any login to the database can take it."""
+        now = time.monotonic()
+        if now < self._look_at:
+            return
+        self._look_at = now + LOOK_S
+        conn = self._conn
+        assert conn is not None
+        found = await checkpoints.newest(conn)
+        newest = (0, 0) if found is None else (found.epoch, found.size)
+        waiting = await checkpoints.head(conn) - newest[1]
+        if newest != self._newest or waiting <= 0:
+            self._newest, self._since = newest, now
+        elif now - self._since >= SILENT_S:
+            self._since = now
+            holder = await conn.fetchrow(_HOLDER, LOCK)
+            pid, role = (None, None) if holder is None else holder
+            logs.event(_LOG, logging.WARNING, "log.publisher_silent", entries=waiting, pid=pid, role=role)
 
     async def _load(self, conn: asyncpg.Connection) -> None:
         """Begin where the last checkpoint ends, after coming to its root."""

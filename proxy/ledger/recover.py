@@ -1,8 +1,9 @@
 """Going on after a database was restored behind what was signed: a new origin, which says so for ever.
 
 The old origin can sign nothing more: a second tree of a size that it signed already would be two histories under one
-name. So the entries that stand are kept, and the log goes on under another name, whose first entry commits to the last
-checkpoint known of the old one and says how many entries are lost.
+name. So the entries that stand are kept, and the log goes on under a name that was never used, whose first entry
+commits to the last checkpoint known of the old one and says how many entries are lost. The old one may be an origin
+that the database does not know: that of a recovery which was itself lost with what came after it.
 
 Crash order: the new origin and its entry are one transaction. Dying before its COMMIT leaves the log halted as it was;
 after it, the log is recovered, and running this again says so. A lost reply to COMMIT is unknown: run it again.
@@ -10,7 +11,6 @@ after it, the log is recovered, and running this again says so. A lost reply to 
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -18,7 +18,7 @@ import asyncpg
 
 from keys.checkpoint import Checkpoint
 from keys.notes import Note, NoteError, check_name
-from proxy.ledger import checkpoints, sql, tree
+from proxy.ledger import checkpoints, origins, sql, tree
 from proxy.ledger.checkpoints import LogInconsistent, Origin
 from proxy.ledger.model import JSON, Entry, Kind, LedgerError, Tag
 from proxy.ledger.publisher import LOCK, LogKeys
@@ -59,8 +59,10 @@ async def plan(conn: asyncpg.Connection, keys: LogKeys, notes: Sequence[bytes], 
     Args:
         conn: a connection of role LOG.
         keys: the log's keys.
-        notes: checkpoints of the log that somebody kept; the largest counts.
-        origin: the new origin's name; default: the first origin's with the new number behind it.
+        notes: checkpoints of the log that somebody kept, signed with its keys. Of those that stand for something lost
+            and that no recovery has answered for, one counts: of origins that the database does not know before
+            others, then the largest.
+        origin: the new origin's name; default: `origins.fresh`.
 
     Raises:
         RecoveryRefused: if there is nothing to recover from, or nothing to recover.
@@ -69,26 +71,35 @@ async def plan(conn: asyncpg.Connection, keys: LogKeys, notes: Sequence[bytes], 
     if not known:
         raise RecoveryRefused("the log was never opened: a gateway opens it when it first starts")
     current = known[-1]
-    largest: tuple[Checkpoint, bytes] | None = None
-    for note in notes:
-        read = await _verified(note, known, keys)
-        if read.origin == current.name and (largest is None or read.size > largest[0].size):
-            largest = read, note
-    if largest is None:
+    given = [(await _verified(note, keys), note) for note in notes]
+    answered = [_read(each.previous) for each in known if each.previous is not None]
+    unanswered = [
+        (checkpoint, note)
+        for checkpoint, note in given
+        if checkpoint.origin == current.name or not any(origins.covers(each, checkpoint) for each in answered)
+    ]
+    if not unanswered:
         if done := _done(known, notes):
             return done
-        raise RecoveryRefused("no checkpoint of the log's current origin was given: there is nothing to recover from")
-    checkpoint, note = largest
+        raise RecoveryRefused("every checkpoint that was given was recovered from before: there is nothing to recover")
+    names = {each.name for each in known}
     size = await checkpoints.head(conn)
-    diverged = size >= checkpoint.size and await _root(conn, checkpoint.size) != checkpoint.root
-    if size >= checkpoint.size and not diverged:
-        raise RecoveryRefused(f"nothing is lost: the database holds all {checkpoint.size} entries of that checkpoint")
+    for each in sorted(unanswered, key=lambda each: (each[0].origin in names, -each[0].size)):
+        checkpoint, note = each
+        diverged = size >= checkpoint.size and await _root(conn, checkpoint.size) != checkpoint.root
+        if size < checkpoint.size or diverged:
+            break
+    else:
+        raise RecoveryRefused(
+            f"nothing is lost: the database holds all {max(each.size for each, _ in unanswered)} entries of what was"
+            " signed"
+        )
     epoch = current.epoch + 1
     try:
-        name = check_name(origin or f"{known[0].name}/{epoch}")
+        name = check_name(origin or origins.fresh(known[0].name, epoch))
     except NoteError as error:
         raise RecoveryRefused(str(error)) from error
-    if any(each.name == name for each in known):
+    if name in names | {checkpoint.origin for checkpoint, _ in given} | {each.origin for each in answered}:
         raise RecoveryRefused(f"the log has had the origin {name!r}: a new one needs a new name")
     return Recovery(name, epoch, size, checkpoint, note.decode("utf-8"), diverged)
 
@@ -144,14 +155,19 @@ def _entry(planned: Recovery, who: str) -> Entry:
     return Entry(Kind.LOG_ORIGIN, {"os_user": who}, request, tags=(Tag("staff", who.encode()),))
 
 
-async def _verified(note: bytes, known: Sequence[Origin], keys: LogKeys) -> Checkpoint:
+async def _verified(note: bytes, keys: LogKeys) -> Checkpoint:
     try:
-        origin = Checkpoint.parse(Note.parse(note).text).origin
-        if origin not in {each.name for each in known}:
-            raise RecoveryRefused("a checkpoint was given that is another log's")
-        return checkpoints.verified(note, origin, await asyncio.to_thread(keys.verifiers, origin))
-    except (NoteError, LogInconsistent) as error:
+        return await origins.signed(note, keys)
+    except LogInconsistent as error:
         raise RecoveryRefused(f"a checkpoint that was given does not verify with this log's keys: {error}") from error
+
+
+def _read(note: bytes) -> Checkpoint:
+    """What a row's note says; whether it was signed is checked with all that stands, by fsck."""
+    try:
+        return Checkpoint.parse(Note.parse(note).text)
+    except NoteError as error:
+        raise RecoveryRefused(f"an origin of the log names no checkpoint: {error}") from error
 
 
 def _done(known: Sequence[Origin], notes: Sequence[bytes]) -> Recovery | None:
@@ -160,9 +176,7 @@ def _done(known: Sequence[Origin], notes: Sequence[bytes]) -> Recovery | None:
     if last.previous is None or last.previous not in notes:
         return None
     note = last.previous.decode("utf-8")
-    return Recovery(
-        last.name, last.epoch, last.first_size, Checkpoint.parse(Note.parse(note).text), note, False, done=True
-    )
+    return Recovery(last.name, last.epoch, last.first_size, _read(last.previous), note, False, done=True)
 
 
 async def _root(conn: asyncpg.Connection, size: int) -> bytes:

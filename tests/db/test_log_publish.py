@@ -20,10 +20,13 @@ from keys.signing import SigningKeys
 from proxy.cli.main import main
 from proxy.config import ConfigError
 from proxy.ledger import anchor, checkpoints, publisher, tiles, tree
+from proxy.ledger import recover as recovery
 from proxy.ledger.checkpoints import LogInconsistent, Origin, Stored
-from proxy.ledger.model import LedgerUnavailable
-from proxy.ledger.published import NotPublished, Published, matches
+from proxy.ledger.model import JSON, Entry, Kind, LedgerUnavailable
+from proxy.ledger.origins import fresh, matches
+from proxy.ledger.published import NotPublished, Published
 from proxy.ledger.publisher import LogKeys, Publisher
+from proxy.ledger.recover import Recovery
 from proxy.ledger.service import Ledger
 from schema.roles import Role
 from tests.conftest import PASSWORDS, Database
@@ -186,6 +189,50 @@ async def test_one_of_two_publishes_and_the_other_takes_over(world: World) -> No
     assert stored.size == 304
     await second.stop()
     await _sound(world)
+
+
+async def test_a_lock_that_is_held_by_somebody_who_publishes_nothing_is_told(
+    world: World, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Whoever can log in can take it: publishing stops, and somebody has to be told who."""
+    monkeypatch.setattr(publisher, "LOOK_S", 0.0)
+    monkeypatch.setattr(publisher, "SILENT_S", 0.3)
+    said = caplog.records
+    stranger = await asyncpg.connect(world.database.config.role_url(Role.MONITOR))
+    await stranger.execute("SELECT pg_advisory_lock($1)", publisher.LOCK)
+    one = world.publisher()
+
+    async def wait() -> None:
+        for _ in range(5):
+            assert await one.once() is None
+            await asyncio.sleep(0.1)
+
+    def told() -> list[dict[str, object]]:
+        return [vars(record)["tollgate_fields"] for record in said if record.message == "log.publisher_silent"]
+
+    try:
+        await wait()
+        assert [each["entries"] for each in told()] == [1], "the origin's entry"
+        assert told()[0]["pid"] == stranger.get_server_pid()
+        assert told()[0]["role"] == Role.MONITOR.value
+        await wait()
+        assert len(told()) > 1, "and again"
+    finally:
+        await stranger.close()
+    await until(one.once)
+    await one.stop()
+    # Another that publishes is not silent, nor is one that has nothing to publish.
+    said.clear()
+    other = world.publisher()
+    for _ in range(5):
+        await world.add(1)
+        await other.once()
+        assert await one.once() is None
+        await asyncio.sleep(0.1)
+    await wait()
+    assert told() == []
+    await other.stop()
+    await one.stop()
 
 
 async def test_a_publisher_that_lost_its_connection_signs_nothing_on_what_it_remembers(world: World) -> None:
@@ -479,36 +526,129 @@ async def test_another_origin_than_the_logs_is_a_wrong_setting(world: World) -> 
 
 
 def test_a_recovered_origin_is_still_the_configured_one() -> None:
+    made = fresh("a/log", 3)
     assert matches("a/log", Origin(1, "a/log", 0, None))
-    assert matches("a/log", Origin(3, "a/log/3", 0, None))
-    assert matches("a/log/3", Origin(3, "a/log/3", 0, None))
-    assert not matches("a/log", Origin(3, "a/log/2", 0, None))
+    assert matches("a/log", Origin(3, made, 0, None))
+    assert matches(made, Origin(3, made, 0, None))
+    assert fresh("a/log", 3) != made
+    for other in (
+        Origin(2, made, 0, None),
+        Origin(3, made + "\n", 0, None),
+        Origin(3, made.replace("a/", "b/"), 0, None),
+    ):
+        assert not matches("a/log", other)
+    assert not matches("a.log", Origin(3, made, 0, None))
     assert not matches("a/log", Origin(1, "a/logs", 0, None))
+
+
+async def _recover(world: World, *notes: bytes) -> Recovery:
+    async with world.pool.acquire() as conn:
+        planned = await recovery.plan(conn, world.keys, notes)
+        return await recovery.recover(conn, world.ledger, planned, "operator")
+
+
+async def _lost(world: World) -> tuple[bytes, bytes]:
+    """A log of 12 entries of which a backup has 6: its checkpoint of size 8, and that of 12, which was served."""
+    await world.add(7)
+    middle = await world.publish()
+    await world.add(4)
+    lost = await world.publish()
+    assert (middle.size, lost.size) == (8, 12)
+    anchor.write(world.directory, lost.note)
+    await world.cut(6)
+    return middle.note, lost.note
 
 
 @pytest.mark.parametrize("knew", [True, False])
 async def test_after_a_recovery_a_gateway_goes_on_where_its_anchor_was_known(world: World, knew: bool) -> None:
-    await world.add(3)
-    older = await world.publish()
-    await world.add(8)
-    lost = await world.publish()
-    anchor.write(world.directory, lost.note)
-    await world.cut(6)
-    previous = lost.note if knew else older.note
-    await world.owner.execute("INSERT INTO tollgate.log_origin VALUES (2, $1, 6, $2)", f"{ORIGIN}/2", previous)
-    await world.add(1)
+    middle, lost = await _lost(world)
+    name = (await _recover(world, lost if knew else middle)).origin
     stored = await world.publish()
     assert (stored.epoch, stored.size) == (2, 7)
+    if not knew:
+        async with open_ledger(world.database.config) as ledger:
+            follower = Published(world.pool, world.keys, ledger, world.directory, ORIGIN)
+            await follower.start()
+            assert follower.served is None
+            assert "recovered without" in (ledger.halted or "")
+            assert anchor.read(world.directory) == lost
+        name = (await _recover(world, lost)).origin  # once more, with that one
+        assert (await world.publish()).epoch == 3
     follower = world.published()
     await follower.start()
-    if knew:
-        assert follower.served is not None
-        assert follower.served.size == 7
-        assert Checkpoint.parse(Note.parse(anchor.read(world.directory) or b"").text).origin == f"{ORIGIN}/2"
-    else:
-        assert follower.served is None
-        assert "recovered without" in (world.ledger.halted or "")
+    assert world.ledger.halted is None
+    assert follower.served is not None
+    assert follower.served.size == 7 + (not knew)
+    assert Checkpoint.parse(Note.parse(anchor.read(world.directory) or b"").text).origin == name
     await follower.stop()
+
+
+@pytest.mark.parametrize(
+    "deed", ["a row alone", "a row changed", "a recovery renamed", "signed by nobody", "no recovery"]
+)
+async def test_a_forged_recovery_is_no_way_round_the_anchor(world: World, deed: str) -> None:
+    """Whoever has the database puts an older state back and says in `log_origin` that it was recovered from."""
+    middle, lost = await _lost(world)
+    add = "INSERT INTO tollgate.log_origin VALUES (2, $1, 6, $2)"
+    says = "is not what its entry says"
+    if deed == "a row alone":
+        await world.owner.execute(add, fresh(ORIGIN, 2), lost)
+        await world.add(1)
+        says = "no entry that can be opened"
+    elif deed == "a row changed":
+        await _recover(world, middle)
+        await world.owner.execute("UPDATE tollgate.log_origin SET previous = $1 WHERE epoch = 2", lost)
+    elif deed == "a recovery renamed":
+        await _recover(world, lost)
+        await world.owner.execute("UPDATE tollgate.log_origin SET origin = $1 WHERE epoch = 2", fresh(ORIGIN, 2))
+    else:  # and somebody who can append, as a gateway's role, without the key
+        name, stranger = fresh(ORIGIN, 2), Signer(ORIGIN, Ed25519PrivateKey.generate())
+        note = str(sign(Checkpoint(ORIGIN, 99, bytes(32)).text, stranger))
+        request: dict[str, JSON] = {"origin": name, "epoch": 2, "first_size": 6, "previous": note}
+        kind = Kind.LOG_ORIGIN if deed == "signed by nobody" else Kind.SUMMARY
+        says = "does not verify" if deed == "signed by nobody" else "no entry that can be opened"
+        await world.owner.execute(add, name, note.encode())
+        async with world.owner.transaction():
+            await world.ledger.append_in(world.owner, [Entry(kind, request=request)])
+    await world.publish()
+    follower = world.published()
+    await follower.start()
+    await follower.stop()
+    assert follower.served is None
+    assert says in (world.ledger.halted or "")
+    assert anchor.read(world.directory) == lost
+
+
+async def test_a_database_put_back_behind_its_own_recovery(world: World) -> None:
+    """The recovery is lost with what was signed under it: its name is never used again, and its anchor still counts."""
+    _, lost = await _lost(world)
+    first = await _recover(world, lost)
+    await world.add(3)
+    under = await world.publish()
+    assert (under.epoch, under.size) == (2, 10)
+    anchor.write(world.directory, under.note)
+    await world.owner.execute("DELETE FROM tollgate.log_origin WHERE epoch = 2")
+    await world.cut(6)
+    second = await _recover(world, lost)
+    assert (second.epoch, second.first_size) == (2, 6)
+    assert second.origin != first.origin, "one name would have two trees"
+    await world.publish()
+    async with open_ledger(world.database.config) as ledger:
+        follower = Published(world.pool, world.keys, ledger, world.directory, ORIGIN)
+        await follower.start()
+        assert follower.served is None
+        assert "another log or recovery" in (ledger.halted or "")
+    third = await _recover(world, lost, under.note)
+    assert (third.epoch, third.first_size, third.lost) == (3, 7, 3)
+    assert third.note.encode() == under.note
+    assert (await _recover(world, lost, under.note)).origin == third.origin, "and again: it is done"
+    stored = await world.publish()
+    follower = world.published()
+    await follower.start()
+    await follower.stop()
+    assert world.ledger.halted is None
+    assert follower.served is not None
+    assert follower.served.size == stored.size == 8
 
 
 async def test_a_quorum_of_witnesses_publishes(world: World) -> None:

@@ -83,9 +83,8 @@ class SignedCheck:
                 if each.previous is None:
                     raise NoteError("it names no checkpoint of the one before it")
                 last = Note.parse(each.previous)
-                last.verify(self._trusted.of(before.origin))
-                if Checkpoint.parse(last.text).origin != before.origin:
-                    raise NoteError("its last checkpoint of the one before it is another's")
+                # Of the one before it, or of one that was lost: a recovery that a second restored backup undid.
+                last.verify(self._trusted.of(Checkpoint.parse(last.text).origin))
             except KeysError as error:
                 self._found.add(Where.ORIGIN, f"origin {each.epoch}: {error}")
 
@@ -99,8 +98,13 @@ class SignedCheck:
                 self._found.add(Where.ORIGIN, "it opens an origin that does not stand so", index)
             else:
                 said[origin.epoch] = index
-        if len(known) == len(entries):
-            for epoch in sorted(self._origins.keys() - said.keys()):
+        # An entry that cannot be read may be the one that opens an origin: only there, and only one.
+        unread = {index for index, request in entries if request is None}
+        for epoch in sorted(self._origins.keys() - said.keys(), reverse=True):
+            place = self._origins[epoch].first_size if epoch > 1 else min(unread, default=-1)
+            if place in unread:
+                unread.remove(place)
+            else:
                 self._found.add(Where.ORIGIN, f"no entry opens origin {epoch} as it stands")
 
     def check(self, stored: StoredCheckpoint) -> Mark | None:
