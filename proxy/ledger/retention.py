@@ -5,8 +5,8 @@ leaves and proofs stay. Each such entry repeats every period erased before it, s
 may be missing and under which policy, also when the entries before it have been erased themselves.
 
 Whatever step it dies at, running it again finishes what the newest entry says, by the same function, and ends the same.
-Trust: role RETENTION can read no entry; PostgreSQL lets it erase only under such an entry, of months that are over, and
-only where the key is on record as destroyed.
+Trust: role RETENTION can read no entry; PostgreSQL lets it erase only under such an entry, what role LOG has ordered
+under it, of months that are over, and only where the key is on record as destroyed.
 """
 
 from __future__ import annotations
@@ -59,6 +59,10 @@ SELECT w.part, w.month,
 FROM unnest($1::text[], $2::int[]) WITH ORDINALITY AS w (part, month, n) ORDER BY n
 """
 
+_ORDER = (
+    "INSERT INTO tollgate.log_erase_order (entry_id, part, month)"
+    " SELECT $1, w.part, w.month FROM unnest($2::text[], $3::int[]) AS w (part, month) ON CONFLICT DO NOTHING"
+)
 _RECORD = "SELECT tollgate.log_erase_key($1, $2, $3)"
 _DELETE = "SELECT tollgate.log_erase_openings($1, $2, $3, $4)"
 
@@ -351,6 +355,9 @@ class Retention:
             for r in rows
             if r["openings"] or not r["recorded"] or Period("log_" + r["part"], r["month"]) not in ring.destroyed
         ]
+        # From the entry, which role LOG wrote and has just read again: PostgreSQL lets role RETENTION erase no more.
+        # Dying here: nothing is gone; the next run gives the same orders again.
+        await self._log.execute(_ORDER, entry_id, [p for p, _ in left], [m for _, m in left])
         deleted = 0
         for part, month in left:
             period = Period("log_" + part, month)

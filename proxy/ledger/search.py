@@ -18,7 +18,7 @@ import asyncpg
 from keys.datakeys import DataKey, DataKeys
 from keys.errors import KeyUnavailable
 from keys.provider import Period
-from proxy.ledger import encoding, sql
+from proxy.ledger import encoding, sql, tagged
 from proxy.ledger.batch import TAG_CLASS
 from proxy.ledger.model import Entry, EntryError, Kind, OpenedEntry, Tag, month_of, timestamp
 from proxy.ledger.reader import open_rows
@@ -208,9 +208,9 @@ class Search:
             end = min(high, await conn.fetchval(sql.FIRST_AT, _start(_next(month))))
             # A month's tags stand in no other month.
             low = max(low, await conn.fetchval(sql.FIRST_AT, _start(month)) - 1)
-            while found := await conn.fetch(sql.FIND, value, low, end, query.page or PAGE):
-                low = found[-1]["idx"]
-                rows = await conn.fetch(sql.READ_AT, [row["idx"] for row in found])
+            async for found in tagged.pages(conn, value, low, end, query.page or PAGE):
+                low = found[-1]
+                rows = await conn.fetch(sql.READ_AT, found)
                 yield _Page([row for row in rows if _bears(row, columns)], len(rows), low)
 
     async def _months(self, conn: asyncpg.Connection, low: int, high: int) -> list[int]:

@@ -20,7 +20,7 @@ from keys.datakeys import DataKeys
 from keys.errors import KeysError
 from keys.provider import Period
 from proxy import logs, metrics
-from proxy.ledger import encoding, sql
+from proxy.ledger import encoding, sql, tagged
 from proxy.ledger.batch import TAG_CLASS, MonthKeys, prepare
 from proxy.ledger.encoding import Encoded, encode
 from proxy.ledger.model import (
@@ -297,7 +297,9 @@ class Ledger:
             # Each month has its own tag of the same thing, and what a month's entries bear stands after the last one's.
             for period in sorted(keys):
                 (value,) = encoding.tag_keys(encoding.tag_column(keys[period].secret, [tag]))
-                found += [row["idx"] for row in await conn.fetch(sql.FIND, value, low, high, left - len(found))]
+                async for page in tagged.pages(conn, value, low, high, left - len(found)):
+                    found += page
+                    break  # full, or all there is
                 if len(found) >= left:
                     break
             return await open_rows(conn, self._keys, await conn.fetch(sql.READ_AT, found))

@@ -18,7 +18,8 @@ JOIN = (
 """The same inside a caller's transaction."""
 
 HEAD = "SELECT size, greatest(at, clock_timestamp()) AS at FROM tollgate.log_head WHERE id = 1 FOR UPDATE"
-"""Locks the head until COMMIT. The clock is read when the lock is had, and never runs behind the last entry's time."""
+"""Locks the head until COMMIT; role LOG. The clock is read when the lock is had, and never runs behind the last entry's
+time."""
 
 PEEK = "SELECT size, greatest(at, clock_timestamp()) AS at FROM tollgate.log_head WHERE id = 1"
 
@@ -27,8 +28,9 @@ APPEND = "SELECT state, first, at FROM tollgate.log_append($1, $2, $3, $4, $5, $
 
 STANDING = "SELECT idx, entry_id, at, leaf_hash FROM tollgate.log_entry WHERE entry_id = ANY($1::uuid[])"
 
-TOUCH = "UPDATE tollgate.log_head SET size = size WHERE id = 1"
-"""Changes nothing, so that the COMMIT after it is a write and waits for disk and synchronous standby."""
+TOUCH = "UPDATE tollgate.log_head SET id = id WHERE id = 1"
+"""Changes nothing, so that the COMMIT after it is a write and waits for disk and synchronous standby. Its key is all of
+the head that role LOG may write."""
 
 CHECK = (
     "SELECT current_setting('fsync') AS fsync, current_setting('synchronous_commit') AS synchronous_commit,"
@@ -59,14 +61,8 @@ OPENINGS = (
 
 READ_AT = f"SELECT {_COLUMNS} FROM tollgate.log_entry WHERE idx = ANY($1::bigint[]) ORDER BY idx"  # noqa: S608
 
-FIND = """
-SELECT t.first + get_byte(t.places, 2 * n) * 256 + get_byte(t.places, 2 * n + 1) AS idx
-FROM tollgate.log_tag t, generate_series(0, octet_length(t.places) / 2 - 1) AS n
-WHERE t.tag = $1 AND t.first > $2::bigint - 65536 AND t.first < $3
-    AND t.first + get_byte(t.places, 2 * n) * 256 + get_byte(t.places, 2 * n + 1) BETWEEN $2 + 1 AND $3 - 1
-ORDER BY t.first, n LIMIT $4
-"""
-"""Indexes after $2 and before $3 that bear a tag, in order: stretches of the log do not overlap."""
+FIND = "SELECT first, places FROM tollgate.log_tag WHERE tag = $1 AND first > $2 AND first < $3 ORDER BY first LIMIT $4"
+"""Stretches of the log in which a tag stands (proxy.ledger.tagged)."""
 
 FIRST_AT = """
 WITH RECURSIVE halving (low, high) AS (

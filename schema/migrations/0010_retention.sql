@@ -1,11 +1,23 @@
 -- Erasing openings of the access log whose time has come (deploy/docs/retention.md). Role RETENTION is granted no table:
--- it erases through two functions, which run as their owner and ask three things of it that it cannot get round: a
--- log.erase entry stands, the month is over, and the key is on record as destroyed before the first row goes.
+-- it erases through two functions, which run as their owner and ask four things of it that it cannot get round: a log.erase
+-- entry stands, the log's role has ordered just this part and month under it, the month is over, and the key is on record as
+-- destroyed before the first row goes.
 
 -- The newest log.erase entry says of every period erased so far under which policy: fsck and the next erasure read it.
 CREATE INDEX log_entry_erase ON tollgate.log_entry (idx) WHERE kind = 'log.erase';
 
--- Raises unless `entry` is a log.erase entry that stands, and `month` (yyyymm) is over.
+-- What a log.erase entry says is erased, in clear: PostgreSQL cannot read the entry. Only the log's own role, which wrote
+-- the entry, says it, and takes nothing back; so no role can both choose what goes and make it go.
+CREATE TABLE tollgate.log_erase_order (
+    entry_id uuid NOT NULL,
+    part text NOT NULL CHECK (part IN ('actor', 'request', 'outcome', 'records', 'tags')),
+    month int NOT NULL,
+    PRIMARY KEY (entry_id, part, month)
+);
+GRANT SELECT, INSERT ON tollgate.log_erase_order TO tollgate_log;
+
+-- Raises unless `entry` is a log.erase entry that stands, under which `part` of `month` (yyyymm) was ordered to be erased,
+-- and `month` is over.
 CREATE FUNCTION tollgate.log_erase_check(entry uuid, part text, month int) RETURNS void
     LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
@@ -18,6 +30,11 @@ BEGIN
     END IF;
     IF part IS NULL OR part NOT IN ('actor', 'request', 'outcome', 'records', 'tags') THEN
         RAISE EXCEPTION '% is no part of an entry', part USING ERRCODE = 'insufficient_privilege';
+    END IF;
+    IF NOT EXISTS (SELECT FROM tollgate.log_erase_order o WHERE o.entry_id = entry
+                   AND o.part = log_erase_check.part AND o.month = log_erase_check.month) THEN
+        RAISE EXCEPTION 'the log did not order that % of month % be erased under entry %', part, month, entry
+            USING ERRCODE = 'insufficient_privilege';
     END IF;
 END $$;
 

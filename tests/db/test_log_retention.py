@@ -125,7 +125,11 @@ async def filled(database: Database, owner: asyncpg.Connection) -> Database:
     return database
 
 
-async def test_it_erases_what_the_policy_says_and_says_so(filled: Database, owner: asyncpg.Connection) -> None:
+@pytest.mark.parametrize("at_once", [1, 2, 2_000])
+async def test_it_erases_what_the_policy_says_and_says_so(
+    filled: Database, owner: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch, at_once: int
+) -> None:
+    monkeypatch.setattr(retaining, "BATCHES_AT_ONCE", at_once)
     before = await owner.fetch("SELECT idx, header, leaf_hash, tags FROM tollgate.log_entry ORDER BY idx")
     report = await _erase(filled)
     await _is_done(filled, owner)
@@ -209,12 +213,12 @@ async def test_a_clock_that_is_ahead_erases_nothing(filled: Database, owner: asy
 
 async def test_an_entry_that_is_not_durable_erases_nothing(filled: Database, owner: asyncpg.Connection) -> None:
     before = await _openings(owner)
-    await owner.execute("REVOKE INSERT ON tollgate.log_entry FROM tollgate_log_writer")
+    await owner.execute("REVOKE EXECUTE ON FUNCTION tollgate.log_append FROM tollgate_log_writer")
     with pytest.raises(LedgerUnavailable):
         await _erase(filled)
     assert await _openings(owner) == before
     assert not _destroyed(filled)
-    await owner.execute("GRANT INSERT ON tollgate.log_entry TO tollgate_log_writer")
+    await owner.execute("GRANT EXECUTE ON FUNCTION tollgate.log_append TO tollgate_log_writer")
     await _erase(filled)
     await _is_done(filled, owner)
 
@@ -329,6 +333,8 @@ async def test_the_role_erases_nothing_without_entry_key_and_past(filled: Databa
     async with open_ledger(filled.config) as ledger:
         other = await ledger.append(intent())
         entry = await ledger.append(Entry(Kind.LOG_ERASE, {"os_user": "eve"}, {"erased": []}))
+    order = "INSERT INTO tollgate.log_erase_order (entry_id, part, month) VALUES ($1, $2, $3)"
+    log = await asyncpg.connect(filled.config.role_url(Role.LOG))
     key, rows = "SELECT tollgate.log_erase_key($1, $2, $3)", "SELECT tollgate.log_erase_openings($1, $2, $3, 10)"
     hand = await asyncpg.connect(filled.config.role_url(Role.RETENTION))
     month = datetime.now(UTC).year * 100 + datetime.now(UTC).month
@@ -337,6 +343,7 @@ async def test_the_role_erases_nothing_without_entry_key_and_past(filled: Databa
             for arguments in (
                 (uuid4(), "actor", 202308),
                 (other.entry_id, "actor", 202308),
+                (entry.entry_id, "actor", 202308),
                 (entry.entry_id, "actor", month),
                 (entry.entry_id, "actor", None),
                 (entry.entry_id, "timing", 202308),
@@ -345,6 +352,17 @@ async def test_the_role_erases_nothing_without_entry_key_and_past(filled: Databa
             ):
                 with pytest.raises(asyncpg.InsufficientPrivilegeError):
                     await hand.fetchval(statement, *arguments)
+        for entry_id, when in ((entry.entry_id, month), (other.entry_id, 202308), (uuid4(), 202308)):
+            ordered = (entry_id, "actor", when)
+            await log.execute(order, *ordered)
+            for statement in (key, rows):
+                with pytest.raises(asyncpg.InsufficientPrivilegeError):
+                    await hand.fetchval(statement, *ordered)
+        await log.execute(order, entry.entry_id, "actor", 202308)
+        for another in (("actor", 202309), ("request", 202308)):
+            for statement in (key, rows):
+                with pytest.raises(asyncpg.InsufficientPrivilegeError, match="the log did not order"):
+                    await hand.fetchval(statement, entry.entry_id, *another)
         with pytest.raises(asyncpg.InsufficientPrivilegeError, match="not on record as destroyed"):
             await hand.fetchval(rows, entry.entry_id, "actor", 202308)
         await hand.fetchval(key, entry.entry_id, "actor", 202308)
@@ -354,11 +372,27 @@ async def test_the_role_erases_nothing_without_entry_key_and_past(filled: Databa
             "DELETE FROM tollgate.log_opening",
             "INSERT INTO tollgate.data_key_destroyed (key_class, month) VALUES ('timing', 202308)",
             "SELECT tollgate.log_erase_check(NULL, 'actor', 202308)",
+            "SELECT 1 FROM tollgate.log_erase_order",
+            f"INSERT INTO tollgate.log_erase_order VALUES ('{entry.entry_id}', 'request', 202308)",
         ):
             with pytest.raises(asyncpg.InsufficientPrivilegeError):
                 await hand.execute(statement)
     finally:
         await hand.close()
+        await log.close()
+
+
+async def test_an_erased_erasure_s_id_erases_nothing_more(filled: Database, owner: asyncpg.Connection) -> None:
+    """The id of an erasure that was done is known to whoever did it; it is good for what it ordered, and no more."""
+    report = await _erase(filled)
+    hand = await asyncpg.connect(filled.config.role_url(Role.RETENTION))
+    try:
+        for part, month in (("records", 202308), ("actor", 202402)):
+            with pytest.raises(asyncpg.InsufficientPrivilegeError, match="the log did not order"):
+                await hand.fetchval("SELECT tollgate.log_erase_key($1, $2, $3)", report.entry_id, part, month)
+    finally:
+        await hand.close()
+    await _is_done(filled, owner)
 
 
 @pytest.mark.parametrize("role", [r for r in Role if r is not Role.RETENTION])

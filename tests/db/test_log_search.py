@@ -20,6 +20,7 @@ from proxy.ledger import search as searching
 from proxy.ledger.model import Entry, EntryError, Kind, Tag, new_id, number_tags
 from proxy.ledger.search import Query, Search, Seen
 from proxy.ledger.service import Ledger
+from proxy.ledger.tagged import pages
 from schema.roles import Role
 from tests.conftest import Database
 from tests.support.ledger import open_ledger, open_provider
@@ -152,6 +153,26 @@ async def test_a_row_that_does_not_bear_the_tag_is_not_found_by_it(search: Searc
     wrong = "UPDATE tollgate.log_tag SET places = places || $1 WHERE first = 0 AND octet_length(places) = 2"
     await owner.execute(wrong, place)
     assert await _found(search, tags=_tags(number=NUMBER)) == [0, 2, 7]
+
+
+@pytest.mark.parametrize("page", [1, 2, 500])
+async def test_rows_in_another_order_hide_nothing(search: Search, owner: asyncpg.Connection, page: int) -> None:
+    """Whoever has the database lays stretches across one another, and leaves nothing out."""
+    rows = await owner.fetch("SELECT tag FROM tollgate.log_tag WHERE first < 3 GROUP BY tag HAVING count(*) = 3")
+    tags = [row["tag"] for row in rows]
+    assert len(tags) == 3
+    await owner.execute("DELETE FROM tollgate.log_tag WHERE first = 2 AND tag = ANY ($1)", tags)
+    across = "UPDATE tollgate.log_tag SET places = '\\x000200020000' WHERE first = 0 AND tag = ANY ($1)"
+    await owner.execute(across, tags)
+    for asked in ({"thousands_block": "+12025550"}, {"exchange": "+1202555"}, {"address": "192.0.2.7"}):
+        found = await _found(search, tags=_tags(**asked), last=SEPTEMBER, page=page)
+        assert found == [0, 1, 2], asked
+    async with search._pool.acquire() as conn:
+        log = Ledger(search._pool, search._keys)
+        tag = _tags(address="192.0.2.7")[0]
+        assert [e.index for e in await log.find(tag, first=AUGUST, last=SEPTEMBER, limit=2)] == [0, 1]
+        given = [found async for found in pages(conn, tags[0], -1, 100, page)]
+        assert given == {1: [[0], [1], [2]], 2: [[0, 1], [2]], 500: [[0, 1, 2]]}[page]
 
 
 def test_a_query_that_means_nothing() -> None:

@@ -10,7 +10,8 @@ import pytest
 from schema.roles import Role, RoleError, create_roles
 from tests.conftest import PASSWORDS
 
-# Of the store's tables. S select, I insert, U update, D delete; (c) only some columns. Nothing said: nothing granted.
+# Of the store's tables and the log's. S select, I insert, U update, D delete; (c) only some columns. Nothing said:
+# nothing granted.
 GRANTS = {
     "store_head": {"ingest": "SU", "billing": "S", "monitor": "S"},
     "ingest": {"ingest": "SI", "monitor": "S(c)"},
@@ -23,6 +24,16 @@ GRANTS = {
     "tag_segment": {"ingest": "SID", "billing": "S"},
     "fingerprint_segment": {"ingest": "SID"},
     "migration": {"monitor": "S"},
+    # What is appended, `log_append` writes, as its owner.
+    "log_head": {"log": "SU(c)", "ingest": "S", "operator": "S", "privacy": "S", "monitor": "S"},
+    "log_entry": {"log": "S"},
+    "log_opening": {"log": "S"},
+    "log_tag": {"log": "S"},
+    "log_origin": {"log": "SI"},
+    "log_tile": {"log": "SI"},
+    "log_checkpoint": {"log": "SI"},
+    "log_cosignature": {"log": "SI"},
+    "log_erase_order": {"log": "SI"},
 }
 
 
@@ -44,7 +55,7 @@ async def granted(owner: asyncpg.Connection, table: str) -> dict[str, str]:
     return found
 
 
-async def test_the_stores_tables(owner: asyncpg.Connection) -> None:
+async def test_the_tables(owner: asyncpg.Connection) -> None:
     assert {t: await granted(owner, t) for t in GRANTS} == GRANTS
 
 

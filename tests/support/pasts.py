@@ -6,13 +6,15 @@ from datetime import datetime
 
 import asyncpg
 
-# PostgreSQL finds pg_catalog first unless a search path says otherwise: so this one role's `clock_timestamp()` is ours.
+# PostgreSQL finds pg_catalog first unless a search path says otherwise: so this one role's `clock_timestamp()` is ours,
+# and that of the function that appends.
 _CLOCK = """
 CREATE SCHEMA IF NOT EXISTS past;
 CREATE TABLE IF NOT EXISTS past.moment (at timestamptz NOT NULL);
 CREATE OR REPLACE FUNCTION past.clock_timestamp() RETURNS timestamptz LANGUAGE sql VOLATILE SECURITY DEFINER
     SET search_path = pg_catalog AS 'SELECT coalesce((SELECT max(at) FROM past.moment), clock_timestamp())';
 GRANT USAGE ON SCHEMA past TO tollgate_log;
+ALTER FUNCTION tollgate.log_append SET search_path = past, pg_catalog;
 """
 
 
