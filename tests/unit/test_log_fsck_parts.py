@@ -17,7 +17,7 @@ from proxy.ledger import encoding, tree
 from proxy.ledger.fsck.entries import committed, read
 from proxy.ledger.fsck.findings import Findings
 from proxy.ledger.fsck.model import FINDINGS_MAX, Since, StoredTile, Where
-from proxy.ledger.fsck.tags import TagSums, of_columns, of_table
+from proxy.ledger.fsck.tags import TagCounts, TagSums, of_columns, of_table, unordered
 from proxy.ledger.fsck.tree import Frontier, Mark, TreeCheck
 from proxy.ledger.model import Entry, Kind, LedgerBroken, timestamp
 from proxy.ledger.tiles import WIDTH, Edge
@@ -179,22 +179,30 @@ def test_sums_tell_sets_apart() -> None:
     columns = [b"", b"\1" + b"a" * 8 + b"\2" + b"b" * 8, b"\1" + b"a" * 8 + b"\7" + b"a" * 8, b"\3" + b"\xff" * 8]
     key = TagSums.new_key()
 
-    def summed(*pairs: tuple[int, int]) -> TagSums:
+    def summed(*said: tuple[int, int, int]) -> TagSums:
         sums = TagSums(4, key)
-        sums.add(np.array([tag for tag, _ in pairs], np.int64), np.array([index for _, index in pairs], np.int64))
+        sums.add(*(np.array([each[n] for each in said], np.int64) for n in range(3)))
         return sums
 
     a, b = int.from_bytes(b"a" * 8, "big", signed=True), int.from_bytes(b"b" * 8, "big", signed=True)
     own = TagSums(4, key)
-    own.add(*of_columns(range(4), columns))
-    whole = [(a, 1), (b, 1), (a, 2), (-1, 3)]
+    own.add(*of_columns(range(4), (0, 0, 1, 0), columns))  # 1 and 2 are a group
+    whole = [(a, 1, 0), (b, 1, 0), (a, 2, 1), (-1, 3, 0)]
     assert own.differing(summed(*whole)) == []
     rows = TagSums(4, key)
-    rows.add(*of_table([-1, a, b], [0, 1, 0], [b"\0\3", b"\0\0\0\1", b"\0\1"]))
+    rows.add(*of_table([-1, a, b], [3, 1, 1], [b"\0\0", b"\0\0\0\1", b"\0\0"]))
     assert own.differing(rows) == []
-    for wrong in (whole[1:], [*whole, (a, 3)], [(a, 1), (a, 1), *whole[1:]], [(b, 2), (a, 1), (b, 1), (-1, 3)]):
+    for wrong in (
+        whole[1:],
+        [*whole, (a, 3, 0)],
+        [(a, 1, 0), *whole],
+        [(a, 1, 0), (a, 1, 0), *whole[1:]],
+        [(b, 2, 1), (a, 1, 0), (b, 1, 0), (-1, 3, 0)],
+        [(a, 1, 1), *whole[1:]],  # the same of the same entry, in a row that begins before its group
+    ):
         assert own.differing(summed(*wrong)) == [(0, 256)]
-    assert summed((a, 4711)).strays
+    for far in (4711, -1, 1 << 47, (1 << 63) - 1):
+        assert summed((a, far, 0)).strays
     assert not own.strays
 
 
@@ -202,12 +210,29 @@ def test_sums_are_by_stretch() -> None:
     size, key = 3_000_000, TagSums.new_key()
     one, other = TagSums(size, key), TagSums(size, key)
     tags, indexes = np.arange(1000, dtype=np.int64), np.arange(0, size, 3000, dtype=np.int64)
-    one.add(tags, indexes)
+    places = np.zeros(1000, np.int64)
+    one.add(tags, indexes, places)
     tags[600] ^= 1
-    other.add(tags, indexes)
+    other.add(tags, indexes, places)
     ((first, last),) = one.differing(other)
     assert first <= 600 * 3000 < last
     assert last - first < 1000
+
+
+def test_what_is_said_twice_differs() -> None:
+    one, other = TagCounts(), TagCounts()
+    said = of_table([5, 6], [0, 8], [b"\0\0\0\1", b"\0\0"])
+    one.add(*said)
+    other.add(*said)
+    assert one.differing(other) == set()
+    other.add(*of_table([6], [8], [b"\0\0"]))
+    assert one.differing(other) == other.differing(one) == {8}
+
+
+def test_places_out_of_order() -> None:
+    good = [b"\0\0", b"\0\0\0\1", b"", b"\0\0\0\5\0\7"]
+    assert unordered(good) == unordered([]) == []
+    assert unordered([*good, b"\0\1\0\1", b"\0\1", b"\0\1\0\2\0\0"]) == [4, 6]
 
 
 # Findings
@@ -229,3 +254,31 @@ def test_findings_are_bounded_and_know_their_checkpoint() -> None:
     for n in range(2 * FINDINGS_MAX):
         found.add(Where.TILE, "many", n)
     assert (found.count, len(found.kept)) == (4 + 2 * FINDINGS_MAX, FINDINGS_MAX)
+    assert len(found.ordered()) == FINDINGS_MAX
+
+
+def test_a_thousand_findings_hide_no_broken_entry() -> None:
+    """Of each kind the first is kept, with the checkpoint that covers it, however many of whatever come before."""
+    found = Findings()
+    for n in range(2 * FINDINGS_MAX):
+        found.add(Where.COSIGNATURE, "junk")
+        found.add(Where.TILE, "junk", 5000 + n)
+    found.add(Where.ENTRY, "far", 90)
+    found.add(Where.ENTRY, "near", 70)
+    found.add(Where.ENTRY, "between", 80)
+    found.add(Where.ORIGIN, "renamed")
+    found.covered(Since(1, 75, None))
+    found.covered(Since(1, 85, None))
+    kept = found.ordered()
+    assert len(kept) == FINDINGS_MAX + 2
+    assert [(f.index, f.what, f.since and f.since.size) for f in kept[:2]] == [(70, "near", 75), (5000, "junk", None)]
+    assert [f.where for f in kept if f.what != "junk"] == [Where.ENTRY, Where.ORIGIN]
+    assert found.count == 4 * FINDINGS_MAX + 4
+
+
+def test_a_tile_of_another_length() -> None:
+    for place in ((0, 9), (1, 0)):
+        tile = TILES[place]
+        for hashes in (tile.hashes + bytes(32), tile.hashes[:-32], tile.hashes + b"\0", b""):
+            (first, *_) = walked(TILES | {place: tile._replace(hashes=hashes)})
+            assert first.endswith(f"tile {place[0]}/{place[1]} does not hold 256 hashes"), (place, len(hashes), first)

@@ -16,6 +16,7 @@ from proxy.ledger import encoding
 from proxy.ledger.fsck.findings import Findings
 from proxy.ledger.fsck.model import Facts, Line, Lost, Report, Where
 from proxy.ledger.model import PARTS, Kind, LedgerBroken, month_of
+from proxy.ledger.retention import spans_of
 
 _UUID = "[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}"
 _TIME = r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}\.[0-9]{6}Z"
@@ -132,7 +133,21 @@ class EntryCheck:
             self._openings(line, header)
         if header.kind == Kind.LOG_ORIGIN.value:
             self.origins.append((index, self._request(line, header)))
+        elif header.kind == Kind.LOG_ERASE.value:
+            self._erasure(line, header)
         return leaf
+
+    def _erasure(self, line: Line, header: Read) -> None:
+        """An erasure names what it takes away: one that does not was written by nobody who erases."""
+        request = self._request(line, header)
+        said = "request" in header.commits
+        if said and request is not None:
+            try:
+                spans_of(request)
+            except (KeyError, TypeError, ValueError):
+                said = False
+        if not said:
+            self._found.add(Where.ENTRY, "it is an erasure that does not say what was erased", line.idx)
 
     @staticmethod
     def _request(line: Line, header: Read) -> dict[str, Any] | None:

@@ -6,10 +6,14 @@ from proxy.ledger.fsck.model import FINDINGS_MAX, Finding, Since, Where
 
 
 class Findings:
-    """What was found so far. At most FINDINGS_MAX are kept, the first ones; the rest are counted."""
+    """What was found so far. FINDINGS_MAX are kept, those found first; the rest are counted.
+
+    Of each `Where` the one of the smallest index is kept besides: a thousand that mean little hide none that counts.
+    """
 
     def __init__(self) -> None:
         self.kept: list[Finding] = []
+        self._least: dict[Where, Finding] = {}
         self.count = 0
         self._open: list[Finding] = []
         self._recent: int | None = None
@@ -23,10 +27,19 @@ class Findings:
         self.count += 1
         if finding.index is not None:
             self._recent = finding.index if self._recent is None else min(self._recent, finding.index)
-        if len(self.kept) < FINDINGS_MAX:
+        before = self._least.get(finding.where)
+        least = before is None or _place(finding) < _place(before)
+        if least:
+            self._least[finding.where] = finding
+        full = len(self.kept) >= FINDINGS_MAX
+        if not full:
             self.kept.append(finding)
-            if finding.index is not None and finding.where is not Where.ANCHOR:
-                self._open.append(finding)
+        if full and not least:
+            return
+        if full and before is not None:
+            self._open = [each for each in self._open if each is not before or any(each is k for k in self.kept)]
+        if finding.index is not None and finding.where is not Where.ANCHOR:
+            self._open.append(finding)
 
     def first_from(self, index: int) -> int | None:
         """Return the first broken entry found since the last `covered` call, if it is ``index`` or later."""
@@ -43,4 +56,9 @@ class Findings:
 
     def ordered(self) -> list[Finding]:
         """Return those kept, by index; those of no entry last."""
-        return sorted(self.kept, key=lambda f: (f.index is None, f.index or 0))
+        there = {id(finding) for finding in self.kept}
+        return sorted([*self.kept, *(f for f in self._least.values() if id(f) not in there)], key=_place)
+
+
+def _place(finding: Finding) -> tuple[bool, int]:
+    return (finding.index is None, finding.index or 0)

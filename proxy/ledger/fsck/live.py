@@ -31,7 +31,7 @@ from proxy.ledger.fsck.model import (
     StoredTile,
     Where,
 )
-from proxy.ledger.fsck.tags import TagPairs, TagSums, of_columns, of_table
+from proxy.ledger.fsck.tags import TagCounts, TagSums, of_columns, of_table, unordered
 from proxy.ledger.model import PARTS, Kind, LedgerBroken, OpenedEntry, month_of
 from proxy.ledger.reader import open_rows
 from proxy.ledger.retention import erasures
@@ -87,6 +87,7 @@ class Live:
             facts.findings.append(Finding(Where.HEAD, "the log has no head"))
         else:
             facts.size, facts.at = head["size"], head["at"]
+        facts.now = await self._conn.fetchval(sql.NOW)
         self._sums = TagSums(facts.size, self._secret)
         if self._keys is not None:
             erased = erasures(await self._erasing(self._keys))
@@ -232,22 +233,29 @@ class Live:
     async def _tag_table(self, size: int) -> AsyncIterator[Finding]:
         table = TagSums(size, self._secret)
         rows: list[asyncpg.Record] = []
+        shuffled: list[int] = []
         async for row in self._conn.cursor(sql.TAGS, prefetch=5000):
             rows.append(row)
             if len(rows) == 5000:
-                await asyncio.to_thread(_take, table, rows)
+                shuffled = sorted(shuffled + await asyncio.to_thread(_take, table, rows))[:_STRAYS_MAX]
                 rows.clear()
-        await asyncio.to_thread(_take, table, rows)
+        shuffled = sorted(shuffled + await asyncio.to_thread(_take, table, rows))[:_STRAYS_MAX]
+        for index in shuffled:
+            yield Finding(Where.TAG, "the table of tags names its group's places out of order or twice", index)
         if table.strays:
             yield Finding(Where.TAG, "the table of tags names entries that do not stand")
         for first, last in self._sums.differing(table)[:_STRAYS_MAX]:
-            there, said = TagPairs(), TagPairs()
+            there, said = TagCounts(), TagCounts()
             for row in await self._conn.fetch(sql.COLUMNS_AT, first, last):
-                there.add(*of_columns([row["idx"]], [row["tags"]]))
+                there.add(*of_columns([row["idx"]], [row["batch_pos"]], [row["tags"]]))
             for row in await self._conn.fetch(sql.TAGS_AT, first, last):
                 said.add(*_of_rows([row]))
-            for index in sorted({index for _, index in there.pairs ^ said.pairs if first <= index < last})[:5]:
-                yield Finding(Where.TAG, "the table of tags does not say what the entry's own tags are", index)
+            wrong = sorted(index for index in there.differing(said) if first <= index < last)
+            for index in wrong[:5]:
+                what = "the table of tags does not say what the entry's own tags are, once and in its group's row"
+                yield Finding(Where.TAG, what, index)
+            if not wrong:
+                yield Finding(Where.TAG, "the table of tags is not that of these entries", first, min(last, size) - 1)
 
     def opened(self, rows: Sequence[asyncpg.Record], blobs: _Blobs) -> Iterator[Line]:
         """Open a stretch of entries; runs in a thread."""
@@ -257,7 +265,8 @@ class Live:
         sealed: dict[UUID, list[tuple[str, int, bytes]]] = {}
         for (part, month, batch), blob in blobs.items():
             sealed.setdefault(batch, []).append((part, month, blob))
-        self._sums.add(*of_columns([r["idx"] for r in rows], [r["tags"] for r in rows]))
+        columns = [r["tags"] for r in rows]
+        self._sums.add(*of_columns([r["idx"] for r in rows], [r["batch_pos"] for r in rows], columns))
         opened = {batch: self._group(batch, own, sealed.get(batch, ())) for batch, own in groups.items()}
         looked = self._keys is not None
         for row in rows:  # in the order in which they stand, whatever groups they say they are of
@@ -326,11 +335,13 @@ def _open(key: DataKey, header: Header, blob: bytes, places: list[int], aad: byt
     return opened.items()
 
 
-def _take(sums: TagSums, rows: Sequence[asyncpg.Record]) -> None:
+def _take(sums: TagSums, rows: Sequence[asyncpg.Record]) -> list[int]:
+    """Add rows of the table; return the first indexes of those whose places are out of order."""
     sums.add(*_of_rows(rows))
+    return [rows[n]["first"] for n in unordered([r["places"][: len(r["places"]) // 2 * 2] for r in rows])]
 
 
-def _of_rows(rows: Sequence[asyncpg.Record]) -> tuple[Any, Any]:
+def _of_rows(rows: Sequence[asyncpg.Record]) -> tuple[Any, Any, Any]:
     even = [r for r in rows if len(r["places"]) % 2 == 0]
     return of_table([r["tag"] for r in even], [r["first"] for r in even], [r["places"] for r in even])
 

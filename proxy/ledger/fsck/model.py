@@ -165,6 +165,8 @@ class Facts:
     withheld: frozenset[str] = frozenset()
     """Parts that the source was made without."""
     openings: bool = True
+    now: datetime | None = None
+    """The time of what is seen; None: it is no running log."""
     findings: list[Finding] = field(default_factory=list)
     """What was wrong with these facts themselves."""
 
@@ -207,7 +209,7 @@ class Report:
     anchors: int = 0
     """Anchors that hold."""
     findings: list[Finding] = field(default_factory=list)
-    """In order of index, those without one last; at most FINDINGS_MAX."""
+    """In order of index, those without one last; the first broken entry is always among them (FINDINGS_MAX)."""
     found: int = 0
     """How many there are in all."""
 
@@ -241,4 +243,4 @@ class Report:
 
 
 FINDINGS_MAX = 1000
-"""Most findings that are kept; more are counted."""
+"""Most findings that are kept, but for the first of each `Where`, which always is; more are counted."""

@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime, timedelta
 
 from proxy.ledger.fsck.anchors import Anchor
 from proxy.ledger.fsck.entries import EntryCheck
@@ -21,6 +22,12 @@ from proxy.ledger.fsck.tree import Mark, TreeCheck
 
 GAP_MAX = 1 << 20
 """More missing entries than this in one place are not followed in the tree."""
+
+UNSIGNED_MAX = timedelta(minutes=5)
+"""An entry that no checkpoint covers after so long: nobody publishes, or somebody keeps the publisher from it."""
+
+CLOCK_SLACK = timedelta(minutes=5)
+"""How much before its last entry's time a checkpoint's may be: a clock that was set right, another server's clock."""
 
 Tiles = Mapping[tuple[int, int], StoredTile]
 
@@ -99,6 +106,8 @@ class _Walk:
                 self._receipts.setdefault(index, []).append((anchor, leaf))
         self._next = 0
         self._torn = False
+        self._unsigned: tuple[int, datetime] | None = None
+        self._ahead = False
 
     def _belongs(self, anchor: Anchor) -> bool:
         """Whether the entries that stand can be held against an anchor."""
@@ -160,6 +169,22 @@ class _Walk:
                     here.append(mark)
         if here:
             self._tree.hold(here)
+            self._timed(here)
+        if self._tree.covered == size:
+            self._unsigned = None
+        elif self._unsigned is None:
+            self._unsigned = size - 1, self._entries.last_at
+
+    def _timed(self, marks: Sequence[Mark]) -> None:
+        """A checkpoint is signed after the entries before it; said once until one is again."""
+        for mark in marks:
+            if mark.since is None or mark.since.at is None:
+                continue
+            ahead = self._entries.last_at - mark.since.at > CLOCK_SLACK
+            if ahead and not self._ahead:
+                what = f"{mark.label} was signed before the time of its last entry: that is of a time to come"
+                self.found.add(Where.CHECKPOINT, what)
+            self._ahead = ahead
 
     def _past(self, mark: Mark) -> None:
         size = self.facts.size
@@ -181,6 +206,12 @@ class _Walk:
             self.found.add(Where.HEAD, "the log's head has another time than the last entry")
         if facts.openings and "request" not in facts.withheld:
             self._signed.check_entries(self._entries.origins)
+        if facts.now is not None and self._unsigned is not None:
+            index, at = self._unsigned
+            if facts.now - at > UNSIGNED_MAX:
+                minutes = (facts.now - at) // timedelta(minutes=1)
+                what = f"no checkpoint that holds covers it, {minutes:,} minutes after it was written"
+                self.found.add(Where.CHECKPOINT, what, index, facts.size - 1)
         for mark in self._marks:
             mark.held = False
             if mark.size > facts.size:

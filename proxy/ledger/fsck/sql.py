@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+NOW = (
+    "SELECT CASE WHEN pg_is_in_recovery() THEN coalesce(pg_last_xact_replay_timestamp(), clock_timestamp())"
+    " ELSE clock_timestamp() END"
+)
+"""The time of what is seen: a replica shows the past."""
 HEAD = "SELECT size, at FROM tollgate.log_head WHERE id = 1"
 ORIGINS = "SELECT epoch, origin, first_size, previous FROM tollgate.log_origin ORDER BY epoch"
 SIGNED = "SELECT max(size) FROM tollgate.log_checkpoint WHERE epoch = $1"
@@ -56,4 +61,4 @@ TWICE = (
 )
 TAGS = "SELECT tag, first, places FROM tollgate.log_tag"
 TAGS_AT = TAGS + " WHERE first > $1::bigint - 65536 AND first < $2"
-COLUMNS_AT = "SELECT idx, tags FROM tollgate.log_entry WHERE idx >= $1 AND idx < $2 ORDER BY idx"
+COLUMNS_AT = "SELECT idx, batch_pos, tags FROM tollgate.log_entry WHERE idx >= $1 AND idx < $2 ORDER BY idx"

@@ -137,6 +137,8 @@ class TreeCheck:
             if tiles is not None and end <= self._signed:
                 self._found.add(Where.TILE, f"{name} does not stand", first, end - 1)
         else:
+            if len(tile.hashes) != WIDTH * tree.HASH_LEN:
+                self._found.add(Where.TILE, f"{name} does not hold {WIDTH} hashes", first, end - 1)
             hashes = [tile.hashes[at : at + tree.HASH_LEN] for at in range(0, len(tile.hashes), tree.HASH_LEN)]
             root = tree.root(hashes) if len(hashes) == WIDTH else computed
             if end > self._signed:
