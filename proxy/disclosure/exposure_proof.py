@@ -16,7 +16,7 @@ from typing import Any
 import asyncpg
 
 from keys.checkpoint import Checkpoint
-from proxy.ledger import anchor, checkpoints, published, tree
+from proxy.ledger import anchor, checkpoints, origins, published, tree
 from proxy.ledger.checkpoints import LogInconsistent, Stored
 from proxy.ledger.model import LedgerBroken
 from proxy.ledger.publisher import LogKeys
@@ -104,7 +104,7 @@ class Prover:
 
     async def _held(self) -> Checkpoint | None:
         note = None if self._directory is None else await asyncio.to_thread(anchor.read, self._directory)
-        return None if note is None else published.read(note)
+        return None if note is None else await origins.signed(note, self._keys)
 
     async def _continues(self, conn: asyncpg.Connection, held: Checkpoint, newest: Stored) -> None:
         if held.size > newest.size:

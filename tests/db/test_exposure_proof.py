@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,8 @@ import asyncpg
 import pytest
 from click.testing import CliRunner, Result
 
+from keys.checkpoint import Checkpoint
+from keys.notes import Note, sign
 from proxy.cli.main import main
 from proxy.disclosure import exposure_proof
 from proxy.disclosure.exposure import Question
@@ -130,8 +133,11 @@ async def test_an_anchor_shows_a_log_that_was_cut_or_rewritten(
     anchor.write_bytes(longer)
     with pytest.raises(LogInconsistent, match="shorter"):
         await counted(desk, tmp_path)
-    text = (await owner.fetchval("SELECT note FROM tollgate.log_checkpoint")).decode().split("\n")
-    anchor.write_text("\n".join([text[0], text[1], "A" * 43 + "=", *text[3:]]))
+    other = replace(
+        Checkpoint.parse(Note.parse(await owner.fetchval("SELECT note FROM tollgate.log_checkpoint")).text),
+        root=bytes(32),
+    )
+    anchor.write_text(str(sign(other.text, LogKeys(desk.signing).signer(other.origin))))
     with pytest.raises(LogInconsistent, match="continue"):
         await counted(desk, tmp_path)
     await owner.execute("DELETE FROM tollgate.log_checkpoint")
