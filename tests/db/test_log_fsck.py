@@ -7,6 +7,7 @@ import json
 import shutil
 from collections.abc import AsyncIterator
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 
 import asyncpg
@@ -19,6 +20,8 @@ from keys.signing import SigningKeys
 from proxy.cli.main import main
 from proxy.ledger import anchor
 from proxy.ledger.fsck import live
+from proxy.ledger.fsck import sql as fsck_sql
+from proxy.ledger.fsck.model import Where
 from proxy.ledger.model import Entry, Kind, month_of
 from proxy.ledger.publisher import LogKeys
 from tests.conftest import Database
@@ -114,6 +117,47 @@ async def test_erased_under_a_policy_or_broken(log: Log, database: Database) -> 
     assert f"{half.erased['outcomes-3y']:,} openings erased under policy outcomes-3y" in result.stderr
     await log.owner.execute("DELETE FROM tollgate.log_opening WHERE part = 'actor'")
     assert "its actor does not stand" in await refused(database, "fsck", "--no-store")
+
+
+async def test_an_erasure_that_does_not_say_what_was_erased(log: Log) -> None:
+    """Whoever may write to the log and has no keys can make one; what it is to cover, it covers not."""
+    await log.ledger.append(Entry(Kind.LOG_ERASE, {"os_user": "eve"}))
+    await log.ledger.append(Entry(Kind.LOG_ERASE, {"os_user": "eve"}, {"reason": "x", "erased": [{"part": "actor"}]}))
+    await log.publish()
+    said = "it is an erasure that does not say what was erased"
+    assert [(f.index, f.what) for f in (await log.check()).findings] == [(600, said), (601, said)]
+    assert [(f.index, f.what) for f in (await log.check(openings=False)).findings] == [(600, said)]
+
+
+async def test_entries_that_nobody_signs(log: Log, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Entries wait for the next checkpoint; where none comes, it is said, with the first that waits."""
+    await log.add(3, 2)
+    for minutes, expected in ((0, []), (4, []), (6, [(600, 604)]), (3000, [(600, 604)])):
+        monkeypatch.setattr(fsck_sql, "NOW", f"SELECT clock_timestamp() + interval '{minutes} minutes'")
+        report = await log.check()
+        assert [(f.index, f.last) for f in report.findings] == expected
+        assert all("no checkpoint that holds covers it" in f.what for f in report.findings)
+    await log.publish()
+    assert (await log.check()).clean
+    # A checkpoint that does not hold covers nothing.
+    await log.owner.execute("UPDATE tollgate.log_checkpoint SET note = note || 'x' WHERE size = 605")
+    assert (600, 604) in [(f.index, f.last) for f in (await log.check()).findings]
+
+
+async def test_entries_of_a_time_to_come(log: Log) -> None:
+    """A checkpoint is signed after what it covers; but for a clock that was set right by a little."""
+    later = "UPDATE tollgate.log_head SET at = at + $1::interval"
+    await log.owner.execute(later, timedelta(minutes=3))
+    await log.add(1)
+    await log.publish()
+    assert (await log.check()).clean
+    await log.owner.execute(later, timedelta(hours=2))
+    for _ in range(3):
+        await log.add(1)
+        await log.publish()
+    report = await log.check()
+    assert [(f.where, f.index) for f in report.findings] == [(Where.CHECKPOINT, None)], "said once"
+    assert "the checkpoint of size 602 was signed before the time of its last entry" in report.findings[0].what
 
 
 async def test_anchors(log: Log, database: Database, tmp_path: Path) -> None:
