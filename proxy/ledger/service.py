@@ -1,8 +1,9 @@
 """The access log: append (durable when it returns), read back, find.
 
 What holds: indexes are contiguous from 0 and in time order; an entry stands once or not at all; ``append`` returns only
-after the entry's COMMIT with ``synchronous_commit=on`` was acknowledged. Trust: role LOG can append anything and move
-the head, and cannot change or remove what stands; only the database's owner can, and the Merkle log shows it.
+after the entry's COMMIT with ``synchronous_commit=on`` was acknowledged. Trust: role LOG can append anything, at the
+end and with the time that it is, and cannot change or remove what stands; only the database's owner can, and the Merkle
+log shows it.
 """
 
 from __future__ import annotations
