@@ -22,6 +22,7 @@ from proxy.cli.common import (
     emit,
     json_option,
     ledger,
+    operator,
     provider,
     run,
     settings,
@@ -127,7 +128,7 @@ async def _ingest(
         executor = stack.enter_context(ThreadPoolExecutor(config.decode_threads))
         bar = stack.enter_context(_bar())
         keys = DataKeys(provider(config))
-        service = Ingest(conn, side, keys, log, executor)
+        service = Ingest(conn, side, keys, log, executor, operator())
         task = bar.add_task("", total=sum(p.stat().st_size for p in todo))
         before = staged = 0
         for path in todo:

@@ -11,7 +11,6 @@ things, and what dying leaves behind:
 from __future__ import annotations
 
 import asyncio
-import getpass
 import struct
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -92,13 +91,19 @@ class Ingest:
         keys: DataKeys,
         ledger: Ledger,
         executor: Executor,
+        by: str,
     ) -> None:
-        """Use two connections of the ingest role: one for the file's transaction, one for what is made ahead of it."""
+        """Use two connections of the ingest role: one for the file's transaction, one for what is made ahead of it.
+
+        Args:
+            by: who runs the ingest, as the log shall say it.
+        """
         self._conn = conn
         self._side = side
         self._keys = keys
         self._ledger = ledger
         self._executor = executor
+        self._by = by
 
     async def file(self, path: Path, profile: Profile, progress: Callable[[int], None] = lambda done: None) -> Report:
         """Ingest one file.
@@ -133,6 +138,7 @@ class _File:
         self._keys = ingest._keys
         self._ledger = ingest._ledger
         self._executor = ingest._executor
+        self._by = ingest._by
         self._path = path
         self._profile = profile
         self._progress = progress
@@ -286,7 +292,7 @@ class _File:
         }
         entry = Entry(
             kind=Kind.STORE_INGEST,
-            actor={"component": "ingest", "operator": getpass.getuser()},
+            actor={"component": "ingest", "os_user": self._by},
             request={
                 "ingest": str(report.ingest_id),
                 "source_sha256": digest.hex(),
@@ -296,7 +302,7 @@ class _File:
             },
             outcome=outcome,
             entry_id=entry_id,
-            tags=(Tag("ingest", str(report.ingest_id).encode()),),
+            tags=(Tag("ingest", str(report.ingest_id).encode()), Tag("staff", self._by.encode())),
         )
         await self._ledger.append_in(self._conn, [entry])
 

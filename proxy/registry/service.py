@@ -40,7 +40,7 @@ class Registry:
 
     Args:
         ledger: where changes are entered; None for look-ups only.
-        by: who makes the changes (a staff name), as the log shall say it.
+        by: who makes the changes, as the log shall say it.
     """
 
     def __init__(self, ledger: Ledger | None = None, *, by: str = "") -> None:
@@ -297,7 +297,9 @@ class Registry:
             raise RegistryError("a change needs the access log")
         async with conn.transaction():
             told = await work()
-            entry = Entry(Kind.REGISTRY_CHANGE, actor={"staff": self._by}, request={"change": what, **told}, tags=tags)
+            found_by = dict.fromkeys((Tag("staff", self._by.encode()), *tags))
+            asked = {"change": what, **told}
+            entry = Entry(Kind.REGISTRY_CHANGE, {"os_user": self._by}, asked, tags=tuple(found_by))
             # Last before COMMIT: it locks the head of the log.
             await self._ledger.append_in(conn, [entry])
 

@@ -50,7 +50,7 @@ class Stage:
         conn = await asyncpg.connect(self.config.role_url(Role.INGEST))
         side = await asyncpg.connect(self.config.role_url(Role.INGEST))
         try:
-            service = Ingest(conn, side, self.keys, self.ledger, self.executor)
+            service = Ingest(conn, side, self.keys, self.ledger, self.executor, "bench")
             for file in files:
                 report = await service.file(file, load_profile("tollgate"))
                 assert report.stored == report.lines, report

@@ -221,7 +221,8 @@ async def test_overlapping_files_at_once(store: Store, database: Database) -> No
     async def one(path: Path) -> Report:
         conns = [await asyncpg.connect(database.config.role_url(Role.INGEST)) for _ in range(2)]
         try:
-            return await Ingest(*conns, store.keys, store.ledger, store.executor).file(path, store.profile)
+            ingest = Ingest(*conns, store.keys, store.ledger, store.executor, "operator-1")
+            return await ingest.file(path, store.profile)
         finally:
             for conn in conns:
                 await conn.close()

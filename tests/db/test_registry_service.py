@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, replace
-from datetime import date
+from datetime import UTC, date, datetime, timedelta
 from ipaddress import ip_network
 from typing import Any
 
@@ -14,7 +14,7 @@ import pytest
 
 from keys.datakeys import DataKeys
 from keys.file_provider import FileProvider
-from proxy.ledger.model import Kind, LedgerUnavailable
+from proxy.ledger.model import Kind, LedgerUnavailable, Tag
 from proxy.ledger.service import Ledger
 from proxy.registry.model import (
     Agreement,
@@ -88,7 +88,7 @@ async def test_every_change_is_one_entry(world: World) -> None:
     assert changes[2]["ocns"] == [{"ocn": "123B", "from": "2024-01-01", "to": "2024-06-01"}]
     assert changes[6]["keys"] == [{"kid": keys[0].kid, "thumbprint": keys[0].public.thumbprint}]
     entries = await world.ledger.read(kinds=[Kind.REGISTRY_CHANGE])
-    assert {e.actor["staff"] for e in entries if e.actor} == {"operator-1"}
+    assert {e.actor["os_user"] for e in entries if e.actor} == {"operator-1"}
 
 
 async def test_what_is_refused_leaves_neither_row_nor_entry(world: World) -> None:
@@ -250,3 +250,12 @@ async def test_a_role_may_do_no_more_than_it_needs(database: Database, role: Rol
             await conn.execute(statement)
     finally:
         await conn.close()
+
+
+async def test_changes_are_found_by_who_made_them(world: World) -> None:
+    await world.registry.add_carrier(world.conn, Carrier("carrier-a", "Example Carrier A"))
+    await Registry(world.ledger, by="operator-7").disable_carrier(world.conn, "carrier-a", "gone")
+    now = datetime.now(UTC)
+    day = timedelta(days=1)
+    found = await world.ledger.find(Tag("staff", b"operator-7"), first=now - day, last=now + day)
+    assert [e.request["change"] for e in found if e.request] == ["carrier.disable"]

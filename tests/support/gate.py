@@ -110,7 +110,7 @@ class Gate:
             for conn in conns:
                 stack.push_async_callback(conn.close)
             executor = stack.enter_context(ThreadPoolExecutor(2))
-            ingest = Ingest(conns[0], conns[1], self.keys, self.ledger, executor)
+            ingest = Ingest(conns[0], conns[1], self.keys, self.ledger, executor, "operator-1")
             return await ingest.file(path, load_profile("tollgate"))
 
     async def roll(self) -> Any:

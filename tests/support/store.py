@@ -139,7 +139,7 @@ class Store:
     async def ingest(self, rows: Sequence[Mapping[str, Any]] | Path, profile: Profile | None = None) -> Report:
         """Ingest without rolling."""
         path = rows if isinstance(rows, Path) else self.file(rows)
-        service = Ingest(self.conn, self.side, self.keys, self.ledger, self.executor)
+        service = Ingest(self.conn, self.side, self.keys, self.ledger, self.executor, "operator-1")
         return await service.file(path, profile or self.profile)
 
     async def roll(self) -> Rolled:
