@@ -176,8 +176,8 @@ async def test_who_may_do_what(
     database: Database, owner: asyncpg.Connection, provider: FileProvider, role: Role
 ) -> None:
     await DataKeys(provider).ensure(owner, [DECEMBER])
-    reads = role in {Role.BILLING, Role.INGEST, Role.LOG, Role.OPERATOR}
-    writes = role in {Role.INGEST, Role.LOG, Role.OPERATOR}
+    reads = role in {Role.BILLING, Role.INGEST, Role.LOG, Role.OPERATOR, Role.PRIVACY}
+    writes = role in {Role.INGEST, Role.LOG, Role.OPERATOR, Role.PRIVACY}
     conn = await asyncpg.connect(database.config.role_url(role))
     try:
         if reads:
