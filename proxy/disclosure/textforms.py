@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from proxy.disclosure.coding import Buffer
 from proxy.disclosure.rendering import Column, Fixed, array_of, even, literal
 from schema.fields import Field, Kind
 
@@ -30,7 +31,7 @@ class Csv:
         """The header line."""
         return (",".join(f.name for f in self._fields) + "\r\n").encode()
 
-    def block(self, columns: Mapping[str, Column]) -> bytes:
+    def block(self, columns: Mapping[str, Column]) -> Buffer:
         """Some records."""
         cells = [self._cell(field, columns[field.name]) for field in self._fields]
         if isinstance(cells[-1], str):
@@ -105,7 +106,7 @@ class Ndjson:
         """Nothing."""
         return b""
 
-    def block(self, columns: Mapping[str, Column]) -> bytes:
+    def block(self, columns: Mapping[str, Column]) -> Buffer:
         """Some records."""
         parts: list[pa.Array | pa.Scalar] = []
         text = "{"
@@ -149,15 +150,19 @@ def _text(column: pa.Array) -> pa.Array:
     return column if pa.types.is_string(column.type) else column.cast(pa.string())
 
 
-def _lines(joined: pa.Array | pa.Scalar, rows: int) -> bytes:
+def _lines(joined: pa.Array | pa.Scalar, rows: int) -> Buffer:
     """The bytes of all lines; where no column differs from row to row the join has given one line for all."""
-    return joined.as_py().encode() * rows if isinstance(joined, pa.Scalar) else _bytes(joined)
+    return joined.as_py().encode() * rows if isinstance(joined, pa.Scalar) else _view(joined)
 
 
 def _bytes(column: pa.Array) -> bytes:
-    """The texts of a column, one after another."""
+    return bytes(_view(column))
+
+
+def _view(column: pa.Array) -> memoryview:
+    """The texts of a column, one after another, where they lie."""
     _, offsets, data = column.buffers()
     if data is None:
-        return b""
+        return memoryview(b"")
     ends = np.frombuffer(offsets, np.int32, len(column) + 1, column.offset * 4)
-    return bytes(memoryview(data)[ends[0] : ends[-1]])
+    return memoryview(data)[ends[0] : ends[-1]]
