@@ -217,7 +217,7 @@ async def test_while_entries_come(log: Log, database: Database) -> None:
 
 async def test_it_writes_nothing(log: Log, database: Database) -> None:
     """As on a replica: every session of it is read-only."""
-    url = database.url + "&options=-c%20default_transaction_read_only%3Don"
+    url = database.url + ("&" if "?" in database.url else "?") + "options=-c%20default_transaction_read_only%3Don"
     result = await tollgate(database, "fsck", "--database-url", url, "--json")
     assert result.exit_code == 0, result.output
     assert (json.loads(result.stdout)["entries"], json.loads(result.stdout)["store"]) == (600, [])

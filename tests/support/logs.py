@@ -50,11 +50,10 @@ class Log:
 
     async def open(self, origin: str = ORIGIN) -> None:
         """Make the first origin."""
-        async with self.owner.transaction():
-            await self.owner.execute(
-                "INSERT INTO tollgate.log_origin (epoch, origin, first_size) VALUES (1, $1, 0)", origin
-            )
-            await self.ledger.append_in(self.owner, [Entry(Kind.LOG_ORIGIN, request={"origin": origin, "epoch": 1})])
+        # As the role that may: the owner need be none.
+        async with self.pool.acquire() as conn, conn.transaction():
+            await conn.execute("INSERT INTO tollgate.log_origin (epoch, origin, first_size) VALUES (1, $1, 0)", origin)
+            await self.ledger.append_in(conn, [Entry(Kind.LOG_ORIGIN, request={"origin": origin, "epoch": 1})])
 
     async def add(self, *groups: int) -> None:
         """Append groups of so many entries, each group in one transaction."""
