@@ -41,6 +41,8 @@ _DAYS = 31
 class NoLog:
     """A log that keeps nothing: what an answer would cost if nothing were on record."""
 
+    halted = None
+
     async def append(self, entry: Entry) -> Appended:
         """Say that the entry is durable."""
         return Appended(0, entry.entry_id, datetime.now(UTC))
