@@ -186,21 +186,7 @@ class CountingStore:
 def _open(
     month: int, batches: Sequence[asyncpg.Record], blobs: Mapping[int, asyncpg.Record], keys: ClassKeys
 ) -> Opened:
-    shapes = [
-        Shape(
-            month=month,
-            object_id=r["batch_id"],
-            rows=r["rows"],
-            first_record_id=r["first_record_id"],
-            last_record_id=r["last_record_id"],
-            first_start=r["first_start"],
-            last_start=r["last_start"],
-            classes=r["classes"],
-            format=r["format"],
-            pair_id=r["pair_id"],
-        )
-        for r in batches
-    ]
+    shapes = [Shape.of_batch(month, r) for r in batches]
     found = {}
     for cls in keys:
         parts = [SealedClass(s, 0, blobs[s.object_id][cls.value]) for s in shapes]

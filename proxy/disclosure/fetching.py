@@ -124,18 +124,7 @@ def batches(month: int, rows: Iterable[asyncpg.Record], shared: Sequence[Disclos
     """Return the batches of a statement that selects CLEAR, ``leg`` and the shared classes."""
     out: dict[int, Batch] = {}
     for r in rows:
-        shape = Shape(
-            month=month,
-            object_id=r["batch_id"],
-            rows=r["rows"],
-            first_record_id=r["first_record_id"],
-            last_record_id=r["last_record_id"],
-            first_start=r["first_start"],
-            last_start=r["last_start"],
-            classes=r["classes"],
-            format=r["format"],
-            pair_id=r["pair_id"],
-        )
+        shape = Shape.of_batch(month, r)
         batch = out.setdefault(r["batch_id"], Batch(shape))
         batch.own[r["side"]] = r["ocn"]
         batch.blobs[LEGS[r["side"]]] = r["leg"]

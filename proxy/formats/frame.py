@@ -49,8 +49,3 @@ FRAME_SCHEMA: dict[str, pl.DataType] = _schema()
 def nulls(size: int, dtype: pl.DataType) -> pl.Series:
     """Return a series of ``size`` nulls."""
     return pl.Series([None], dtype=dtype).new_from_index(0, size)
-
-
-def empty_frame() -> pl.DataFrame:
-    """Return a frame without rows, of exactly :data:`FRAME_SCHEMA`."""
-    return pl.DataFrame(schema=FRAME_SCHEMA)

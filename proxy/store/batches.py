@@ -11,6 +11,7 @@ import struct
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from enum import Enum
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -56,6 +57,21 @@ class Shape:
     classes: int
     format: int = FORMAT
     pair_id: int = 0
+
+    @classmethod
+    def of_batch(cls, month: int, row: Mapping[str, Any]) -> Shape:
+        """Return what a row of ``tollgate.batch`` says in clear."""
+        names = (
+            "rows",
+            "first_record_id",
+            "last_record_id",
+            "first_start",
+            "last_start",
+            "classes",
+            "format",
+            "pair_id",
+        )
+        return cls(month, row["batch_id"], *(row[name] for name in names))
 
     def has(self, cls: DisclosureClass) -> bool:
         """Say whether this class exists."""
