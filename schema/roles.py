@@ -35,6 +35,10 @@ class Role(StrEnum):
     """The privacy officer's commands: counts what was disclosed, over all carriers' records."""
     RETENTION = "tollgate_retention"
     """Erases openings of the log whose time has come; can read none."""
+    LEGAL = "tollgate_legal"
+    """Answers legal process: reads sealed batches under row-level security, writes and reads what is held of them."""
+    CASES = "tollgate_cases"
+    """The legal desk's register: cases, documents, approvals, holds; no sealed record."""
 
 
 def new_passwords() -> dict[str, str]:
@@ -72,5 +76,5 @@ async def create_roles(conn: asyncpg.Connection, passwords: dict[str, str]) -> N
             raise RoleError(
                 f"role {name} may pass row-level security; as a superuser: ALTER ROLE {name} NOSUPERUSER NOBYPASSRLS"
             )
-        for member in (Role.LOG, Role.INGEST, Role.OPERATOR, Role.PRIVACY):
+        for member in (Role.LOG, Role.INGEST, Role.OPERATOR, Role.PRIVACY, Role.CASES):
             await conn.execute(f"GRANT tollgate_log_writer TO {member.value}")

@@ -1,0 +1,1 @@
+"""The legal desk: cases from a served instrument to a certified production."""
