@@ -1,0 +1,316 @@
+-- The legal desk's register: cases, what was served, what is asked, who approved it. What could say whom a case is about
+-- (targets, texts, documents) is sealed under key class `case` of the month of receipt; in clear stand the case's id,
+-- instrument, state, dates and counts. Nothing is ever deleted. Every row of case_event has an entry of the access log,
+-- made in the same transaction. Productions and holds have migrations of their own.
+
+-- The allowed transitions (proxy/legal/states.py; a test holds the two alike). from_state is '' for a case's first.
+CREATE TABLE tollgate.case_transition (
+    action text NOT NULL,
+    from_state text NOT NULL,
+    to_state text NOT NULL,
+    PRIMARY KEY (action, from_state, to_state)
+);
+INSERT INTO tollgate.case_transition (action, from_state, to_state) VALUES
+    ('open', '', 'received'),
+    ('document', 'received', 'received'), ('document', 'deficient', 'deficient'), ('document', 'validated', 'validated'),
+    ('document', 'objected', 'objected'), ('document', 'approved', 'approved'), ('document', 'extracted', 'extracted'),
+    ('document', 'reviewed', 'reviewed'), ('document', 'certified', 'certified'),
+    ('document', 'delivered', 'delivered'), ('document', 'acknowledged', 'acknowledged'),
+    ('document', 'active', 'active'), ('document', 'renewed', 'renewed'),
+    ('scope', 'received', 'received'), ('scope', 'deficient', 'received'),
+    ('validate', 'received', 'validated'), ('validate', 'received', 'deficient'),
+    ('narrow', 'received', 'received'), ('narrow', 'deficient', 'received'), ('narrow', 'validated', 'validated'),
+    ('narrow', 'objected', 'validated'), ('narrow', 'approved', 'validated'), ('narrow', 'extracted', 'validated'),
+    ('narrow', 'reviewed', 'validated'),
+    ('object', 'validated', 'objected'), ('object', 'approved', 'objected'),
+    ('resolve', 'objected', 'validated'),
+    ('approve', 'validated', 'approved'),
+    ('act', 'validated', 'approved'),
+    ('confirm', 'approved', 'approved'), ('confirm', 'extracted', 'extracted'), ('confirm', 'reviewed', 'reviewed'),
+    ('confirm', 'certified', 'certified'), ('confirm', 'delivered', 'delivered'),
+    ('confirm', 'acknowledged', 'acknowledged'),
+    ('contest', 'approved', 'objected'), ('contest', 'extracted', 'objected'), ('contest', 'reviewed', 'objected'),
+    ('contest', 'certified', 'objected'), ('contest', 'delivered', 'delivered'),
+    ('contest', 'acknowledged', 'acknowledged'),
+    ('lapse', 'approved', 'validated'),
+    ('extract', 'approved', 'approved'),
+    ('extracted', 'approved', 'extracted'),
+    ('failed', 'approved', 'approved'),
+    ('review', 'extracted', 'reviewed'),
+    ('produce', 'reviewed', 'reviewed'),
+    ('certify', 'reviewed', 'certified'),
+    ('deliver', 'certified', 'delivered'),
+    ('redeliver', 'delivered', 'delivered'), ('redeliver', 'acknowledged', 'acknowledged'),
+    ('ack', 'delivered', 'acknowledged'),
+    ('close', 'received', 'closed'), ('close', 'deficient', 'closed'), ('close', 'validated', 'closed'),
+    ('close', 'objected', 'closed'), ('close', 'approved', 'closed'), ('close', 'extracted', 'closed'),
+    ('close', 'reviewed', 'closed'), ('close', 'certified', 'closed'), ('close', 'acknowledged', 'closed'),
+    ('preserve', 'validated', 'active'),
+    ('renew', 'active', 'renewed'),
+    ('expire', 'active', 'expired'), ('expire', 'renewed', 'expired'),
+    ('supersede', 'active', 'superseded'), ('supersede', 'renewed', 'superseded'),
+    ('close', 'expired', 'closed'), ('close', 'superseded', 'closed');
+REVOKE ALL ON tollgate.case_transition FROM PUBLIC;
+
+CREATE TABLE tollgate.legal_case (
+    case_id text PRIMARY KEY CHECK (case_id ~ '^C-[A-Z2-7]{10}$'),
+    instrument text NOT NULL CHECK (instrument ~ '^[a-z0-9][a-z0-9_.-]{0,62}$'),
+    key_month int NOT NULL CHECK (key_month BETWEEN 200001 AND 999912 AND key_month % 100 BETWEEN 1 AND 12),
+    opened_by text NOT NULL,
+    opened_at timestamptz NOT NULL DEFAULT now(),
+    -- An opener's own key of this request: the same one sent twice opens one case.
+    request_key uuid NOT NULL,
+    state text NOT NULL,
+    version int NOT NULL CHECK (version >= 1), -- one more with every event
+    changed_at timestamptz NOT NULL DEFAULT now(),
+    scope_version int NOT NULL DEFAULT 0, -- 0: no scope yet
+    approval_id uuid,                     -- the live approval of that scope
+    extraction_id uuid,                   -- the extraction under it, running or done
+    preservation text REFERENCES tollgate.legal_case, -- a preservation case whose hold is read too
+    return_at timestamptz,                -- when the answer is due
+    -- Non-disclosure (proxy/legal/secrecy.py). A date alone never ends an order under 18 U.S.C. 2709(c).
+    secrecy text CHECK (secrecy IN ('2705b', '2709c', 'seal')),
+    secret_until timestamptz,
+    secrecy_lifted_at timestamptz,
+    UNIQUE (opened_by, request_key),
+    CHECK (preservation <> case_id),
+    CHECK (secrecy IS NOT NULL OR (secret_until IS NULL AND secrecy_lifted_at IS NULL))
+);
+CREATE INDEX legal_case_state ON tollgate.legal_case (state, changed_at);
+
+-- What is asked, version by version; none is ever changed. `digest` is SHA-256 over the canonical scope, which bears 16
+-- random bytes: without the case's key it says nothing of the targets. Only counts and dates stand in clear.
+CREATE TABLE tollgate.case_scope (
+    case_id text NOT NULL REFERENCES tollgate.legal_case,
+    scope_version int NOT NULL CHECK (scope_version >= 1),
+    digest bytea NOT NULL CHECK (octet_length(digest) = 32),
+    targets int NOT NULL CHECK (targets BETWEEN 1 AND 100000),
+    made_by text NOT NULL,
+    made_at timestamptz NOT NULL DEFAULT now(),
+    narrows boolean NOT NULL, -- made from the version before it
+    sealed bytea NOT NULL,
+    PRIMARY KEY (case_id, scope_version)
+);
+
+-- Sealed texts: what was served (`request`), letters, notes, reasons.
+CREATE TABLE tollgate.case_text (
+    case_id text NOT NULL REFERENCES tollgate.legal_case,
+    part text NOT NULL CHECK (part IN ('request', 'findings', 'letter', 'note', 'reason', 'delivery')),
+    version int NOT NULL CHECK (version >= 1), -- the case's, when it was written
+    sealed bytea NOT NULL,
+    PRIMARY KEY (case_id, part, version)
+);
+
+-- Documents that were served: their digest, name and findings are sealed; pieces of at most 1 MiB.
+CREATE TABLE tollgate.case_document (
+    case_id text NOT NULL REFERENCES tollgate.legal_case,
+    document_id uuid NOT NULL,
+    kind text NOT NULL CHECK (kind IN ('instrument', 'nondisclosure', 'correspondence', 'certificate')),
+    bytes int NOT NULL CHECK (bytes BETWEEN 1 AND 26214400),
+    pages int NOT NULL CHECK (pages >= 1),
+    received_by text NOT NULL,
+    received_at timestamptz NOT NULL DEFAULT now(),
+    pieces int NOT NULL CHECK (pieces >= 1),
+    sealed bytea NOT NULL,
+    PRIMARY KEY (case_id, document_id)
+);
+CREATE TABLE tollgate.case_document_piece (
+    case_id text NOT NULL,
+    document_id uuid NOT NULL,
+    piece int NOT NULL CHECK (piece >= 0),
+    sealed bytea NOT NULL,
+    PRIMARY KEY (case_id, document_id, piece),
+    FOREIGN KEY (case_id, document_id) REFERENCES tollgate.case_document
+);
+
+-- An approval of one scope. `emergency`: one person acts at once (18 U.S.C. 2702(c)(4)); another confirms or contests.
+CREATE TABLE tollgate.case_approval (
+    approval_id uuid PRIMARY KEY,
+    case_id text NOT NULL REFERENCES tollgate.legal_case,
+    scope_version int NOT NULL,
+    digest bytea NOT NULL CHECK (octet_length(digest) = 32),
+    kind text NOT NULL CHECK (kind IN ('approval', 'emergency', 'redelivery')),
+    approved_by text NOT NULL,
+    approved_at timestamptz NOT NULL DEFAULT now(),
+    expires_at timestamptz NOT NULL,
+    voided_at timestamptz,
+    -- What a redelivery is to: SHA-256 of the new recipient's key.
+    recipient bytea CHECK (octet_length(recipient) = 32),
+    CHECK (expires_at > approved_at AND expires_at <= approved_at + interval '31 days'),
+    CHECK ((kind = 'redelivery') = (recipient IS NOT NULL)),
+    FOREIGN KEY (case_id, scope_version) REFERENCES tollgate.case_scope
+);
+CREATE INDEX case_approval_case ON tollgate.case_approval (case_id, approved_at);
+CREATE TABLE tollgate.case_confirmation (
+    approval_id uuid PRIMARY KEY REFERENCES tollgate.case_approval,
+    verdict text NOT NULL CHECK (verdict IN ('confirmed', 'contested')),
+    decided_by text NOT NULL,
+    decided_at timestamptz NOT NULL DEFAULT now()
+);
+
+-- What happened, in order: the case's version after it, who did it, in which of the two capacities ('system': nobody).
+CREATE TABLE tollgate.case_event (
+    case_id text NOT NULL REFERENCES tollgate.legal_case,
+    version int NOT NULL,
+    action text NOT NULL,
+    from_state text NOT NULL,
+    to_state text NOT NULL,
+    actor text NOT NULL,
+    capacity text NOT NULL CHECK (capacity IN ('handler', 'approver', 'either', 'system')),
+    scope_version int NOT NULL,
+    at timestamptz NOT NULL DEFAULT now(),
+    entry_id uuid NOT NULL,
+    PRIMARY KEY (case_id, version),
+    FOREIGN KEY (action, from_state, to_state) REFERENCES tollgate.case_transition
+);
+
+-- The second lock on two people: nobody is handler and approver of one case, whatever the gateway thinks.
+CREATE FUNCTION tollgate.case_event_check() RETURNS trigger LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    -- Not suspended, trained (47 CFR 64.2009(b)), and still in the role.
+    IF NOT CASE NEW.capacity
+        WHEN 'handler' THEN tollgate.staff_active(NEW.actor, 'legal_handler')
+        WHEN 'approver' THEN tollgate.staff_active(NEW.actor, 'legal_approver')
+        WHEN 'either' THEN tollgate.staff_active(NEW.actor, 'legal_handler')
+            OR tollgate.staff_active(NEW.actor, 'legal_approver')
+        ELSE true END THEN
+        RAISE EXCEPTION 'not one of the desk' USING ERRCODE = 'check_violation', CONSTRAINT = 'case_staff';
+    END IF;
+    IF (NEW.capacity = 'handler' AND EXISTS (
+            SELECT 1 FROM tollgate.case_event e
+            WHERE e.case_id = NEW.case_id AND e.actor = NEW.actor AND e.capacity = 'approver'))
+        OR (NEW.capacity = 'approver' AND EXISTS (
+            SELECT 1 FROM tollgate.case_event e
+            WHERE e.case_id = NEW.case_id AND e.actor = NEW.actor AND e.capacity = 'handler')) THEN
+        RAISE EXCEPTION 'one person cannot be handler and approver of a case' USING ERRCODE = 'check_violation',
+            CONSTRAINT = 'case_two_people';
+    END IF;
+    RETURN NEW;
+END $$;
+CREATE TRIGGER two_people BEFORE INSERT ON tollgate.case_event FOR EACH ROW EXECUTE FUNCTION tollgate.case_event_check();
+
+CREATE FUNCTION tollgate.case_approval_check() RETURNS trigger LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    c record;
+BEGIN
+    SELECT l.state, l.scope_version, l.instrument, s.digest INTO c
+    FROM tollgate.legal_case l JOIN tollgate.case_scope s ON s.case_id = l.case_id AND s.scope_version = l.scope_version
+    WHERE l.case_id = NEW.case_id;
+    IF NOT FOUND OR c.scope_version <> NEW.scope_version OR c.digest <> NEW.digest THEN
+        RAISE EXCEPTION 'an approval is of the scope as it stands' USING ERRCODE = 'check_violation',
+            CONSTRAINT = 'case_approval_scope';
+    END IF;
+    IF NOT tollgate.staff_active(
+        NEW.approved_by, CASE NEW.kind WHEN 'emergency' THEN 'legal_handler' ELSE 'legal_approver' END) THEN
+        RAISE EXCEPTION 'not one who approves' USING ERRCODE = 'check_violation', CONSTRAINT = 'case_staff';
+    END IF;
+    IF NEW.kind = 'emergency' THEN
+        IF c.instrument <> 'emergency_2702c4' THEN
+            RAISE EXCEPTION 'one person acts in an emergency only' USING ERRCODE = 'check_violation',
+                CONSTRAINT = 'case_two_people';
+        END IF;
+    ELSIF EXISTS (
+        SELECT 1 FROM tollgate.case_event e
+        WHERE e.case_id = NEW.case_id AND e.actor = NEW.approved_by AND e.capacity = 'handler') THEN
+        RAISE EXCEPTION 'nobody approves a case that they handled' USING ERRCODE = 'check_violation',
+            CONSTRAINT = 'case_two_people';
+    END IF;
+    RETURN NEW;
+END $$;
+CREATE TRIGGER as_it_stands BEFORE INSERT ON tollgate.case_approval
+    FOR EACH ROW EXECUTE FUNCTION tollgate.case_approval_check();
+
+CREATE FUNCTION tollgate.case_confirmation_check() RETURNS trigger
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    IF NOT tollgate.staff_active(NEW.decided_by, 'legal_approver') THEN
+        RAISE EXCEPTION 'not one who approves' USING ERRCODE = 'check_violation', CONSTRAINT = 'case_staff';
+    END IF;
+    IF NOT EXISTS (
+        SELECT 1 FROM tollgate.case_approval a
+        WHERE a.approval_id = NEW.approval_id AND a.kind = 'emergency' AND a.approved_by <> NEW.decided_by)
+        OR EXISTS (
+            SELECT 1 FROM tollgate.case_approval a JOIN tollgate.case_event e ON e.case_id = a.case_id
+            WHERE a.approval_id = NEW.approval_id AND e.actor = NEW.decided_by AND e.capacity = 'handler') THEN
+        RAISE EXCEPTION 'another person confirms or contests what was done in an emergency'
+            USING ERRCODE = 'check_violation', CONSTRAINT = 'case_two_people';
+    END IF;
+    RETURN NEW;
+END $$;
+CREATE TRIGGER another BEFORE INSERT ON tollgate.case_confirmation
+    FOR EACH ROW EXECUTE FUNCTION tollgate.case_confirmation_check();
+
+-- A case moves one version at a time, along an allowed transition, and into `approved` or `extracted` only under an
+-- approval of the very scope it has that is neither voided nor past. A new scope takes the approval with it.
+CREATE FUNCTION tollgate.legal_case_check() RETURNS trigger LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    IF NEW.version <> OLD.version + 1 THEN
+        RAISE EXCEPTION 'a case moves one version at a time' USING ERRCODE = 'check_violation',
+            CONSTRAINT = 'case_version';
+    END IF;
+    IF NOT EXISTS (
+        SELECT 1 FROM tollgate.case_transition t WHERE t.from_state = OLD.state AND t.to_state = NEW.state) THEN
+        RAISE EXCEPTION 'not an allowed transition' USING ERRCODE = 'check_violation', CONSTRAINT = 'case_transition';
+    END IF;
+    IF NEW.scope_version <> OLD.scope_version AND (
+        NEW.scope_version <> OLD.scope_version + 1 OR NEW.approval_id IS NOT NULL OR NEW.extraction_id IS NOT NULL
+        OR NEW.state NOT IN ('received', 'validated')) THEN
+        RAISE EXCEPTION 'a new scope voids the approval' USING ERRCODE = 'check_violation', CONSTRAINT = 'case_scope';
+    END IF;
+    IF NEW.state IN ('approved', 'extracted', 'reviewed', 'certified') AND NOT EXISTS (
+        SELECT 1 FROM tollgate.case_approval a
+        WHERE a.approval_id = NEW.approval_id AND a.case_id = NEW.case_id AND a.scope_version = NEW.scope_version
+          AND a.kind <> 'redelivery' AND a.voided_at IS NULL) THEN
+        RAISE EXCEPTION 'no approval of this scope' USING ERRCODE = 'check_violation', CONSTRAINT = 'case_approved';
+    END IF;
+    IF NEW.extraction_id IS NOT NULL AND OLD.extraction_id IS DISTINCT FROM NEW.extraction_id AND NOT EXISTS (
+        SELECT 1 FROM tollgate.case_approval a WHERE a.approval_id = NEW.approval_id AND a.expires_at > now()) THEN
+        RAISE EXCEPTION 'the approval has expired' USING ERRCODE = 'check_violation', CONSTRAINT = 'case_approved';
+    END IF;
+    RETURN NEW;
+END $$;
+CREATE TRIGGER moves BEFORE UPDATE ON tollgate.legal_case FOR EACH ROW EXECUTE FUNCTION tollgate.legal_case_check();
+
+-- A scope narrows by count too, where it was made from another; the gateway compares the sealed targets themselves.
+CREATE FUNCTION tollgate.case_scope_check() RETURNS trigger LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    IF NEW.narrows AND NOT EXISTS (
+        SELECT 1 FROM tollgate.case_scope s
+        WHERE s.case_id = NEW.case_id AND s.scope_version = NEW.scope_version - 1 AND s.targets >= NEW.targets) THEN
+        RAISE EXCEPTION 'a scope is narrowed, never widened' USING ERRCODE = 'check_violation',
+            CONSTRAINT = 'case_scope';
+    END IF;
+    RETURN NEW;
+END $$;
+CREATE TRIGGER narrows BEFORE INSERT ON tollgate.case_scope FOR EACH ROW EXECUTE FUNCTION tollgate.case_scope_check();
+
+ALTER TABLE tollgate.case_scope ALTER COLUMN sealed SET STORAGE EXTERNAL;
+ALTER TABLE tollgate.case_text ALTER COLUMN sealed SET STORAGE EXTERNAL;
+ALTER TABLE tollgate.case_document_piece ALTER COLUMN sealed SET STORAGE EXTERNAL;
+
+-- Rights. UPDATE only of what moves; who opened a case, its instrument and key stay. No DELETE for anybody.
+GRANT USAGE ON SCHEMA tollgate TO tollgate_cases, tollgate_legal;
+GRANT SELECT ON tollgate.case_transition TO tollgate_cases;
+GRANT SELECT, INSERT ON tollgate.legal_case, tollgate.case_scope, tollgate.case_text, tollgate.case_document,
+    tollgate.case_document_piece, tollgate.case_approval, tollgate.case_confirmation, tollgate.case_event
+    TO tollgate_cases;
+GRANT UPDATE (state, version, changed_at, scope_version, approval_id, extraction_id, preservation, return_at, secrecy,
+    secret_until, secrecy_lifted_at) ON tollgate.legal_case TO tollgate_cases;
+GRANT UPDATE (voided_at) ON tollgate.case_approval TO tollgate_cases;
+-- The extraction asks of the register whether the case is approved for it, and by whom; it reads no sealed column.
+GRANT SELECT (case_id, instrument, state, version, scope_version, approval_id, extraction_id, preservation)
+    ON tollgate.legal_case TO tollgate_legal;
+GRANT SELECT (approval_id, case_id, scope_version, digest, kind, approved_by, approved_at, expires_at, voided_at)
+    ON tollgate.case_approval TO tollgate_legal;
+
+DO $$
+DECLARE
+    t text;
+BEGIN
+    FOREACH t IN ARRAY ARRAY['legal_case', 'case_scope', 'case_text', 'case_document', 'case_document_piece'] LOOP
+        EXECUTE format('ALTER TABLE tollgate.%I ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY', t);
+        EXECUTE format('CREATE POLICY desk ON tollgate.%I TO tollgate_cases USING (true) WITH CHECK (true)', t);
+    END LOOP;
+END
+$$;
+CREATE POLICY extraction ON tollgate.legal_case FOR SELECT TO tollgate_legal USING (true);
