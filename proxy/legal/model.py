@@ -243,8 +243,8 @@ class Case:
     extraction_id: UUID | None
     preservation: str | None
     return_at: datetime | None
-    secrecy: str | None
-    """An Authority of proxy/legal/secrecy.py."""
+    secrecy: str
+    """An Authority of proxy/legal/secrecy.py, or ``none``."""
     secret_until: datetime | None
     secrecy_lifted_at: datetime | None
 

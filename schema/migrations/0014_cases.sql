@@ -69,12 +69,12 @@ CREATE TABLE tollgate.legal_case (
     preservation text REFERENCES tollgate.legal_case, -- a preservation case whose hold is read too
     return_at timestamptz,                -- when the answer is due
     -- Non-disclosure (proxy/legal/secrecy.py). A date alone never ends an order under 18 U.S.C. 2709(c).
-    secrecy text CHECK (secrecy IN ('2705b', '2709c', 'seal')),
+    secrecy text NOT NULL DEFAULT 'none' CHECK (secrecy IN ('none', '2705b', '2709c', 'court_seal')),
     secret_until timestamptz,
     secrecy_lifted_at timestamptz,
     UNIQUE (opened_by, request_key),
     CHECK (preservation <> case_id),
-    CHECK (secrecy IS NOT NULL OR (secret_until IS NULL AND secrecy_lifted_at IS NULL))
+    CHECK (secrecy <> 'none' OR (secret_until IS NULL AND secrecy_lifted_at IS NULL))
 );
 CREATE INDEX legal_case_state ON tollgate.legal_case (state, changed_at);
 
@@ -168,12 +168,12 @@ CREATE TABLE tollgate.case_event (
 CREATE FUNCTION tollgate.case_event_check() RETURNS trigger LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     -- Not suspended, trained (47 CFR 64.2009(b)), and still in the role.
-    IF NOT CASE NEW.capacity
+    IF NOT (CASE NEW.capacity
         WHEN 'handler' THEN tollgate.staff_active(NEW.actor, 'legal_handler')
         WHEN 'approver' THEN tollgate.staff_active(NEW.actor, 'legal_approver')
         WHEN 'either' THEN tollgate.staff_active(NEW.actor, 'legal_handler')
             OR tollgate.staff_active(NEW.actor, 'legal_approver')
-        ELSE true END THEN
+        ELSE true END) THEN
         RAISE EXCEPTION 'not one of the desk' USING ERRCODE = 'check_violation', CONSTRAINT = 'case_staff';
     END IF;
     IF (NEW.capacity = 'handler' AND EXISTS (
@@ -201,7 +201,7 @@ BEGIN
             CONSTRAINT = 'case_approval_scope';
     END IF;
     IF NOT tollgate.staff_active(
-        NEW.approved_by, CASE NEW.kind WHEN 'emergency' THEN 'legal_handler' ELSE 'legal_approver' END) THEN
+        NEW.approved_by, (CASE NEW.kind WHEN 'emergency' THEN 'legal_handler' ELSE 'legal_approver' END)) THEN
         RAISE EXCEPTION 'not one who approves' USING ERRCODE = 'check_violation', CONSTRAINT = 'case_staff';
     END IF;
     IF NEW.kind = 'emergency' THEN
