@@ -3,6 +3,7 @@
 What can be said by tag is looked up by tag (nothing else is opened); the rest is matched on what was opened and checked
 against its commitments. All that is asked must hold. A search is a look at the log: whoever runs it appends `looking`
 first and shows nothing before that is durable. A search that cannot see a month, or an entry, says so in `Seen`.
+Entries of secret cases are found by the legal desk alone (`withheld.py`), and nothing says that they are not shown.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from proxy.ledger import encoding, sql, tagged
 from proxy.ledger.batch import TAG_CLASS
 from proxy.ledger.model import Entry, EntryError, Kind, OpenedEntry, Tag, month_of, timestamp
 from proxy.ledger.reader import open_rows
+from proxy.ledger.withheld import Withheld
 
 PAGE = 500
 """Entries of one statement."""
@@ -134,11 +136,13 @@ class Search:
     Args:
         pool: connections of role LOG.
         keys: the data keys.
+        desk: find also what is known to the legal desk alone.
     """
 
-    def __init__(self, pool: asyncpg.Pool, keys: DataKeys) -> None:
+    def __init__(self, pool: asyncpg.Pool, keys: DataKeys, *, desk: bool = False) -> None:
         self._pool = pool
         self._keys = keys
+        self._desk = desk
 
     async def run(self, query: Query, seen: Seen | None = None) -> AsyncGenerator[OpenedEntry, None]:
         """Give the entries that match, in order, at most ``query.limit``; memory is bounded by one page.
@@ -149,10 +153,11 @@ class Search:
         seen = seen if seen is not None else Seen()
         left = query.limit
         async with self._pool.acquire() as conn:
+            withheld = Withheld(self._keys, frozenset()) if self._desk else await Withheld.of(conn, self._keys)
             async for page in self._pages(conn, query, seen):
                 rows = [row for row in page.rows if not query.kinds or row["kind"] in query.kinds]
-                for entry in await open_rows(conn, self._keys, rows):
-                    if not _matches(entry, query, seen):
+                for entry in await open_rows(conn, self._keys, await withheld.rows(conn, rows)):
+                    if not withheld.shows(entry) or not _matches(entry, query, seen):
                         continue
                     yield entry
                     left -= 1

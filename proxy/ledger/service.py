@@ -39,6 +39,7 @@ from proxy.ledger.model import (
 )
 from proxy.ledger.reader import WholeEntry, open_rows, open_whole
 from proxy.ledger.summary import RefusalSummary
+from proxy.ledger.withheld import Withheld
 from proxy.ledger.writer import GroupWriter
 
 __all__ = [
@@ -213,7 +214,7 @@ class Ledger:
         return size
 
     async def read(
-        self, *, after: int = -1, limit: int = 100, kinds: Collection[Kind] | None = None
+        self, *, after: int = -1, limit: int = 100, kinds: Collection[Kind] | None = None, others: bool = False
     ) -> list[OpenedEntry]:
         """Open entries in order, those with an index greater than ``after``.
 
@@ -223,19 +224,37 @@ class Ledger:
             after: the last index already seen; -1 from the start.
             limit: 1 to READ_MAX.
             kinds: only entries of these kinds.
+            others: leave out what only the legal desk may know of (``withheld.py``).
 
         Raises:
             LedgerBroken: if an entry is not what it commits to.
         """
+        found: list[OpenedEntry] = []
         async with self._pool.acquire() as conn:
-            rows = await conn.fetch(sql.READ, after, _limit(limit), _names(kinds))
-            return await open_rows(conn, self._keys, rows)
+            withheld = await Withheld.of(conn, self._keys) if others else Withheld(self._keys, frozenset())
+            while len(found) < _limit(limit):
+                rows = await conn.fetch(sql.READ, after, limit, _names(kinds))
+                kept = await open_rows(conn, self._keys, await withheld.rows(conn, rows))
+                found += [entry for entry in kept if withheld.shows(entry)]
+                if len(rows) < limit:
+                    break
+                after = rows[-1]["idx"]
+        return found[:limit]
 
-    async def read_last(self, *, limit: int = 100, kinds: Collection[Kind] | None = None) -> list[OpenedEntry]:
+    async def read_last(
+        self, *, limit: int = 100, kinds: Collection[Kind] | None = None, others: bool = False
+    ) -> list[OpenedEntry]:
         """Open the last entries, oldest first. Otherwise as ``read``."""
+        asked = _limit(limit)
         async with self._pool.acquire() as conn:
-            rows = await conn.fetch(sql.READ_LAST, _limit(limit), _names(kinds))
-            return await open_rows(conn, self._keys, rows[::-1])
+            withheld = await Withheld.of(conn, self._keys) if others else Withheld(self._keys, frozenset())
+            while True:
+                rows = await conn.fetch(sql.READ_LAST, asked, _names(kinds))
+                kept = (await withheld.rows(conn, rows[::-1]))[-limit:]
+                # So many as were asked for, whatever was left out among them.
+                if len(kept) == limit or len(rows) < asked:
+                    return [entry for entry in await open_rows(conn, self._keys, kept) if withheld.shows(entry)]
+                asked *= 4
 
     async def access(self, access_id: UUID, client_id: str) -> dict[str, Any] | None:
         """Return what the log holds of a client's own access, or None where there is none or it is another's.

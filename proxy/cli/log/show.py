@@ -46,8 +46,8 @@ async def _show(config: Config, limit: int, after: int | None, kinds: Sequence[K
             asked["after"] = after
         await opened.append(reading(asked))
         if after is None:
-            return await opened.read_last(limit=limit, kinds=kinds or None)
-        return await opened.read(after=after, limit=limit, kinds=kinds or None)
+            return await opened.read_last(limit=limit, kinds=kinds or None, others=True)
+        return await opened.read(after=after, limit=limit, kinds=kinds or None, others=True)
 
 
 def reading(asked: dict[str, Any]) -> Entry:
