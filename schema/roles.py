@@ -76,5 +76,5 @@ async def create_roles(conn: asyncpg.Connection, passwords: dict[str, str]) -> N
             raise RoleError(
                 f"role {name} may pass row-level security; as a superuser: ALTER ROLE {name} NOSUPERUSER NOBYPASSRLS"
             )
-        for member in (Role.LOG, Role.INGEST, Role.OPERATOR, Role.PRIVACY, Role.CASES):
+        for member in (Role.LOG, Role.INGEST, Role.OPERATOR, Role.PRIVACY, Role.LEGAL, Role.CASES):
             await conn.execute(f"GRANT tollgate_log_writer TO {member.value}")

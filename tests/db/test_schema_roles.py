@@ -13,19 +13,22 @@ from tests.conftest import PASSWORDS
 # Of the store's tables and the log's. S select, I insert, U update, D delete; (c) only some columns. Nothing said:
 # nothing granted.
 GRANTS = {
-    "store_head": {"ingest": "SU", "billing": "S", "monitor": "S"},
-    "ingest": {"ingest": "SI", "monitor": "S(c)"},
+    "store_head": {"ingest": "SU", "billing": "S", "monitor": "S", "legal": "S"},
+    "ingest": {"ingest": "SI", "monitor": "S(c)", "legal": "S(c)"},
     "ingest_reject": {"ingest": "SI"},
-    "run": {"ingest": "SID", "billing": "S(c)", "monitor": "S(c)"},
+    "run": {"ingest": "SID", "billing": "S(c)", "monitor": "S(c)", "legal": "S(c)"},
     "pair": {"ingest": "SI"},
     "staging": {"ingest": "SID"},
-    "batch": {"ingest": "SID", "billing": "S(c)", "privacy": "S(c)"},
-    "batch_leg": {"ingest": "SID", "billing": "S"},
-    "tag_segment": {"ingest": "SID", "billing": "S"},
+    "batch": {"ingest": "SID", "billing": "S(c)", "privacy": "S(c)", "legal": "S(c)"},
+    "batch_leg": {"ingest": "SID", "billing": "S", "legal": "S"},
+    "tag_segment": {"ingest": "SID", "billing": "S", "legal": "S"},
     "fingerprint_segment": {"ingest": "SID"},
+    "held": {"legal": "SI(c)U(c)", "cases": "S(c)"},
+    "held_piece": {"legal": "SI"},
+    "held_source": {"legal": "SI"},
     "migration": {"monitor": "S"},
     # What is appended, `log_append` writes, as its owner.
-    "log_head": {"log": "SU(c)", "ingest": "S", "operator": "S", "privacy": "S", "monitor": "S"},
+    "log_head": {"log": "SU(c)"} | dict.fromkeys(("ingest", "operator", "privacy", "legal", "cases", "monitor"), "S"),
     "log_entry": {"log": "S"},
     "log_opening": {"log": "S"},
     "log_tag": {"log": "S"},
@@ -120,7 +123,8 @@ async def test_no_role_passes_row_level_security(owner: asyncpg.Connection) -> N
         " WHERE m.member::regrole::text LIKE 'tollgate\\_%'"
     )
     assert {(r["member"], r["of"]) for r in members} == {
-        (r.value, "tollgate_log_writer") for r in (Role.LOG, Role.INGEST, Role.OPERATOR, Role.PRIVACY)
+        (r.value, "tollgate_log_writer")
+        for r in (Role.LOG, Role.INGEST, Role.OPERATOR, Role.PRIVACY, Role.LEGAL, Role.CASES)
     }
 
 
