@@ -11,16 +11,15 @@ import re
 import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any
 from uuid import UUID
 
 from proxy.legal.states import Action, Capacity, CaseState
-from schema.fields import BY_NAME, FIELDS, DisclosureClass
+from proxy.policy.extraction import TARGETS_MAX, Target, TargetKind
 
-TARGETS_MAX = 100_000
-WINDOW_MAX_DAYS = 20 * 366
-"""Twenty years."""
+WINDOW_MAX_US = (20 * 365 + 5) * 86_400_000_000
+"""Twenty years, leap days too."""
 CASE_ID = re.compile(r"C-[A-Z2-7]{10}")
 _ALPHABET = "ABCDEFGHIJKLMNOPQRSTUVWXYZ234567"
 
@@ -73,106 +72,71 @@ def new_case_id() -> str:
     return "C-" + "".join(secrets.choice(_ALPHABET) for _ in range(10))
 
 
-@dataclass(frozen=True, slots=True, order=True)
-class Target:
-    """Whom or what is asked about, in canonical form (proxy/legal/targets.py reads what people write).
-
-    ``kind``: ``number`` (E.164 with +), ``account``, ``trunk``, ``imsi``.
-    """
-
-    kind: str
-    value: str = field(repr=False)
-
-
 @dataclass(frozen=True, slots=True)
 class Scope:
-    """What is asked, and may be released: targets × window × classes, narrowed field by field.
+    """What is asked, and once it is validated, may be released: targets × window × fields.
+
+    As asked, classes and fields stand as they were received: an unknown one reaches the check and is refused there.
 
     Attributes:
-        targets: sorted, without doubles, 1 to 100,000.
-        start: calls set up from then on, aware UTC.
-        end: until before then.
-        zone: the IANA name of the zone that the instrument speaks in; for what people read.
-        classes: disclosure classes.
-        fields: names of the only fields, in canonical order; each of a class above.
+        targets: sorted, none twice.
+        start_us: calls set up from then on, microseconds since 1970-01-01 UTC.
+        end_us: until before then.
+        zone: the IANA name of the zone that the process speaks in.
+        classes: disclosure classes, ``content``, ``prospective``.
+        fields: the only fields; None: all of the classes (only before the validation).
+        refused: places (from 1) in the list as served of what cannot be searched.
+        guarded: places of numbers of police, courts, counsel.
         salt: 16 random bytes, which stand in the digest: without them it says nothing of the targets.
     """
 
-    targets: tuple[Target, ...]
-    start: datetime
-    end: datetime
+    targets: tuple[Target, ...] = field(repr=False)
+    start_us: int
+    end_us: int
     zone: str
-    classes: frozenset[DisclosureClass]
-    fields: tuple[str, ...]
+    classes: frozenset[str]
+    fields: tuple[str, ...] | None
+    refused: tuple[int, ...] = ()
+    guarded: tuple[int, ...] = ()
     salt: bytes = field(default_factory=lambda: secrets.token_bytes(16), repr=False)
 
     def __post_init__(self) -> None:
-        if not 1 <= len(self.targets) <= TARGETS_MAX:
+        if not 0 <= len(self.targets) <= TARGETS_MAX or (not self.targets and not self.refused):
             raise Malformed("targets", "A case has 1 to 100,000 targets.")
-        if self.start.tzinfo is None or self.end.tzinfo is None or self.start >= self.end:
-            raise Malformed("window", "The window begins before it ends; both are times with an offset.")
-        if (self.end - self.start).days > WINDOW_MAX_DAYS:
+        if self.start_us >= self.end_us:
+            raise Malformed("window", "The window has to begin before it ends.")
+        if self.end_us - self.start_us > WINDOW_MAX_US:
             raise Malformed("window", "The window is at most twenty years long.")
-        if not self.fields or any(name not in BY_NAME for name in self.fields):
-            raise Malformed("fields", "Fields are those of the record, and at least one.")
-        if any(BY_NAME[name].disclosure_class not in self.classes for name in self.fields):
-            raise Malformed("fields", "A field is of one of the classes asked for.")
-
-    @staticmethod
-    def of(
-        targets: tuple[Target, ...],
-        start: datetime,
-        end: datetime,
-        zone: str,
-        classes: frozenset[DisclosureClass],
-        fields: tuple[str, ...] | None = None,
-    ) -> Scope:
-        """Return a scope in canonical form; without ``fields``, all of the classes.
-
-        Raises:
-            Malformed: naming the member at fault.
-        """
-        wanted = None if fields is None else frozenset(fields)
-        if wanted is not None and not wanted <= BY_NAME.keys():
-            raise Malformed("fields", "Fields are those of the record, and at least one.")
-        return Scope(
-            tuple(sorted(set(targets))),
-            start,
-            end,
-            zone,
-            classes,
-            tuple(f.name for f in FIELDS if f.disclosure_class in classes and (wanted is None or f.name in wanted)),
-        )
 
     def canonical(self) -> bytes:
         """Return the scope as canonical JSON: what is sealed, and what the digest is over."""
-        return json.dumps(
-            {
-                "classes": sorted(self.classes),
-                "fields": list(self.fields),
-                "from": _time(self.start),
-                "salt": self.salt.hex(),
-                "targets": [[t.kind, t.value] for t in self.targets],
-                "to": _time(self.end),
-                "v": 1,
-                "zone": self.zone,
-            },
-            sort_keys=True,
-            separators=(",", ":"),
-            ensure_ascii=True,
-        ).encode()
+        parts = {
+            "classes": sorted(self.classes),
+            "end_us": self.end_us,
+            "fields": None if self.fields is None else list(self.fields),
+            "guarded": self.guarded,
+            "refused": self.refused,
+            "salt": self.salt.hex(),
+            "start_us": self.start_us,
+            "targets": [[t.kind.value, t.value] for t in self.targets],
+            "v": 1,
+            "zone": self.zone,
+        }
+        return json.dumps(parts, sort_keys=True, separators=(",", ":"), ensure_ascii=True).encode()
 
     @staticmethod
     def read(data: bytes) -> Scope:
         """Return the scope that :meth:`canonical` wrote."""
         value: dict[str, Any] = json.loads(data)
         return Scope(
-            tuple(Target(kind, text) for kind, text in value["targets"]),
-            datetime.fromisoformat(value["from"]),
-            datetime.fromisoformat(value["to"]),
+            tuple(Target(TargetKind(kind), text) for kind, text in value["targets"]),
+            value["start_us"],
+            value["end_us"],
             value["zone"],
-            frozenset(map(DisclosureClass, value["classes"])),
-            tuple(value["fields"]),
+            frozenset(value["classes"]),
+            None if value["fields"] is None else tuple(value["fields"]),
+            tuple(value["refused"]),
+            tuple(value["guarded"]),
             bytes.fromhex(value["salt"]),
         )
 
@@ -181,28 +145,9 @@ class Scope:
         """SHA-256 of the canonical form: what an approval names."""
         return hashlib.sha256(self.canonical()).digest()
 
-
-def narrowed(scope: Scope, wanted: Scope) -> Scope:
-    """Return ``wanted`` with a salt of its own, where it asks for nothing that ``scope`` does not, and for less.
-
-    Raises:
-        Refused: where it would widen anything, or change nothing.
-    """
-    inside = (
-        set(wanted.targets) <= set(scope.targets)
-        and scope.start <= wanted.start
-        and wanted.end <= scope.end
-        and wanted.classes <= scope.classes
-        and set(wanted.fields) <= set(scope.fields)
-    )
-    if not inside:
-        raise Refused(
-            "scope.widened", "18 U.S.C. 2702(a)(3)", "A scope is narrowed, never widened: a new instrument is needed."
-        )
-    same = replace(wanted, salt=scope.salt)
-    if same.canonical() == replace(scope, zone=wanted.zone).canonical():
-        raise Refused("scope.unchanged", "18 U.S.C. 2702(a)(3)", "This changes nothing of the scope.")
-    return replace(wanted, salt=secrets.token_bytes(16))
+    def resalted(self, **change: Any) -> Scope:
+        """Return it with changes, and another salt."""
+        return replace(self, salt=secrets.token_bytes(16), **change)
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,6 +158,7 @@ class Approval:
     case_id: str
     scope_version: int
     digest: bytes
+    """Of the scope."""
     kind: str
     """``approval``, ``emergency`` or ``redelivery``."""
     approved_by: str
@@ -224,6 +170,7 @@ class Approval:
     decided_by: str | None = None
     decided_at: datetime | None = None
     recipient: bytes | None = None
+    """Of a redelivery: SHA-256 of the new recipient's key."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -240,7 +187,9 @@ class Case:
     changed_at: datetime
     scope_version: int
     approval_id: UUID | None
-    extraction_id: UUID | None
+    hold_id: str | None
+    """Of what was extracted, or is being extracted, under the approval."""
+    production_id: UUID | None
     preservation: str | None
     return_at: datetime | None
     secrecy: str
@@ -293,7 +242,3 @@ class CaseView:
     events: tuple[Event, ...]
     findings: tuple[Mapping[str, Any], ...] = ()
     """Of the last validation: rule, citation, what to do."""
-
-
-def _time(at: datetime) -> str:
-    return at.astimezone(UTC).isoformat(timespec="microseconds")

@@ -44,6 +44,7 @@ class Action(StrEnum):
     OBJECT = "object"
     RESOLVE = "resolve"
     APPROVE = "approve"
+    """Approve a scope; again, where the first approval has run out before the delivery."""
     ACT = "act"
     """Act at once in an emergency (18 U.S.C. 2702(c)(4)); another person confirms or contests it."""
     CONFIRM = "confirm"
@@ -128,6 +129,7 @@ def _transitions() -> tuple[Transition, ...]:
         *to(a.OBJECT, s.OBJECTED, s.VALIDATED, s.APPROVED),
         *to(a.RESOLVE, s.VALIDATED, s.OBJECTED),
         *to(a.APPROVE, s.APPROVED, s.VALIDATED),
+        *stay(a.APPROVE, *under_approval[1:], *disclosed),
         *to(a.ACT, s.APPROVED, s.VALIDATED),
         *stay(a.CONFIRM, *under_approval, *disclosed),
         *to(a.CONTEST, s.OBJECTED, *under_approval),

@@ -24,7 +24,9 @@ INSERT INTO tollgate.case_transition (action, from_state, to_state) VALUES
     ('narrow', 'reviewed', 'validated'),
     ('object', 'validated', 'objected'), ('object', 'approved', 'objected'),
     ('resolve', 'objected', 'validated'),
-    ('approve', 'validated', 'approved'),
+    ('approve', 'validated', 'approved'), ('approve', 'extracted', 'extracted'), ('approve', 'reviewed', 'reviewed'),
+    ('approve', 'certified', 'certified'), ('approve', 'delivered', 'delivered'),
+    ('approve', 'acknowledged', 'acknowledged'),
     ('act', 'validated', 'approved'),
     ('confirm', 'approved', 'approved'), ('confirm', 'extracted', 'extracted'), ('confirm', 'reviewed', 'reviewed'),
     ('confirm', 'certified', 'certified'), ('confirm', 'delivered', 'delivered'),
@@ -65,7 +67,8 @@ CREATE TABLE tollgate.legal_case (
     changed_at timestamptz NOT NULL DEFAULT now(),
     scope_version int NOT NULL DEFAULT 0, -- 0: no scope yet
     approval_id uuid,                     -- the live approval of that scope
-    extraction_id uuid,                   -- the extraction under it, running or done
+    hold_id text,                         -- what was extracted under it, or is being extracted
+    production_id uuid,                   -- the production made of that
     preservation text REFERENCES tollgate.legal_case, -- a preservation case whose hold is read too
     return_at timestamptz,                -- when the answer is due
     -- Non-disclosure (proxy/legal/secrecy.py). A date alone never ends an order under 18 U.S.C. 2709(c).
@@ -95,7 +98,7 @@ CREATE TABLE tollgate.case_scope (
 -- Sealed texts: what was served (`request`), letters, notes, reasons.
 CREATE TABLE tollgate.case_text (
     case_id text NOT NULL REFERENCES tollgate.legal_case,
-    part text NOT NULL CHECK (part IN ('request', 'findings', 'letter', 'note', 'reason', 'delivery')),
+    part text NOT NULL CHECK (part IN ('request', 'findings', 'letter', 'reason', 'delivery')),
     version int NOT NULL CHECK (version >= 1), -- the case's, when it was written
     sealed bytea NOT NULL,
     PRIMARY KEY (case_id, part, version)
@@ -147,6 +150,38 @@ CREATE TABLE tollgate.case_confirmation (
     decided_by text NOT NULL,
     decided_at timestamptz NOT NULL DEFAULT now()
 );
+
+-- An extraction that was ordered, under the approval that it was ordered under. It ends as done, failed or cancelled.
+CREATE TABLE tollgate.case_extraction (
+    hold_id text PRIMARY KEY CHECK (hold_id ~ '^H-[A-Z2-7]{10}$'),
+    case_id text NOT NULL REFERENCES tollgate.legal_case,
+    scope_version int NOT NULL,
+    approval_id uuid NOT NULL REFERENCES tollgate.case_approval,
+    ordered_by text NOT NULL,
+    ordered_at timestamptz NOT NULL DEFAULT now(),
+    ended_at timestamptz,
+    ended_as text CHECK (ended_as IN ('complete', 'failed', 'cancelled')),
+    CHECK ((ended_at IS NULL) = (ended_as IS NULL)),
+    FOREIGN KEY (case_id, scope_version) REFERENCES tollgate.case_scope
+);
+CREATE INDEX case_extraction_running ON tollgate.case_extraction (hold_id) WHERE ended_at IS NULL;
+
+-- A production that was ordered: its facts are pinned here, sealed, before the first byte is made. The files themselves
+-- stand in a table of their own.
+CREATE TABLE tollgate.case_production (
+    production_id uuid PRIMARY KEY,
+    case_id text NOT NULL REFERENCES tollgate.legal_case,
+    number int NOT NULL CHECK (number >= 1),
+    hold_id text NOT NULL REFERENCES tollgate.case_extraction,
+    made_by text NOT NULL,
+    made_at timestamptz NOT NULL DEFAULT now(),
+    drafted_at timestamptz,
+    failed text CHECK (failed ~ '^[a-z_.]{1,40}$'),
+    sealed bytea NOT NULL,
+    UNIQUE (case_id, number)
+);
+CREATE INDEX case_production_open ON tollgate.case_production (production_id)
+    WHERE drafted_at IS NULL AND failed IS NULL;
 
 -- What happened, in order: the case's version after it, who did it, in which of the two capacities ('system': nobody).
 CREATE TABLE tollgate.case_event (
@@ -253,8 +288,8 @@ BEGIN
         RAISE EXCEPTION 'not an allowed transition' USING ERRCODE = 'check_violation', CONSTRAINT = 'case_transition';
     END IF;
     IF NEW.scope_version <> OLD.scope_version AND (
-        NEW.scope_version <> OLD.scope_version + 1 OR NEW.approval_id IS NOT NULL OR NEW.extraction_id IS NOT NULL
-        OR NEW.state NOT IN ('received', 'validated')) THEN
+        NEW.scope_version <> OLD.scope_version + 1 OR NEW.approval_id IS NOT NULL OR NEW.hold_id IS NOT NULL
+        OR NEW.production_id IS NOT NULL OR NEW.state NOT IN ('received', 'validated')) THEN
         RAISE EXCEPTION 'a new scope voids the approval' USING ERRCODE = 'check_violation', CONSTRAINT = 'case_scope';
     END IF;
     IF NEW.state IN ('approved', 'extracted', 'reviewed', 'certified') AND NOT EXISTS (
@@ -263,13 +298,25 @@ BEGIN
           AND a.kind <> 'redelivery' AND a.voided_at IS NULL) THEN
         RAISE EXCEPTION 'no approval of this scope' USING ERRCODE = 'check_violation', CONSTRAINT = 'case_approved';
     END IF;
-    IF NEW.extraction_id IS NOT NULL AND OLD.extraction_id IS DISTINCT FROM NEW.extraction_id AND NOT EXISTS (
-        SELECT 1 FROM tollgate.case_approval a WHERE a.approval_id = NEW.approval_id AND a.expires_at > now()) THEN
-        RAISE EXCEPTION 'the approval has expired' USING ERRCODE = 'check_violation', CONSTRAINT = 'case_approved';
-    END IF;
     RETURN NEW;
 END $$;
 CREATE TRIGGER moves BEFORE UPDATE ON tollgate.legal_case FOR EACH ROW EXECUTE FUNCTION tollgate.legal_case_check();
+
+-- Nothing is extracted but under an approval of the scope as it stands, neither voided nor past.
+CREATE FUNCTION tollgate.case_extraction_check() RETURNS trigger
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    IF NOT EXISTS (
+        SELECT 1 FROM tollgate.legal_case c JOIN tollgate.case_approval a ON a.approval_id = c.approval_id
+        WHERE c.case_id = NEW.case_id AND c.state = 'approved' AND c.scope_version = NEW.scope_version
+          AND a.approval_id = NEW.approval_id AND a.scope_version = NEW.scope_version AND a.kind <> 'redelivery'
+          AND a.voided_at IS NULL AND a.expires_at > now()) THEN
+        RAISE EXCEPTION 'no live approval of this scope' USING ERRCODE = 'check_violation', CONSTRAINT = 'case_approved';
+    END IF;
+    RETURN NEW;
+END $$;
+CREATE TRIGGER approved BEFORE INSERT ON tollgate.case_extraction
+    FOR EACH ROW EXECUTE FUNCTION tollgate.case_extraction_check();
 
 -- A scope narrows by count too, where it was made from another; the gateway compares the sealed targets themselves.
 CREATE FUNCTION tollgate.case_scope_check() RETURNS trigger LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
@@ -285,6 +332,7 @@ END $$;
 CREATE TRIGGER narrows BEFORE INSERT ON tollgate.case_scope FOR EACH ROW EXECUTE FUNCTION tollgate.case_scope_check();
 
 ALTER TABLE tollgate.case_scope ALTER COLUMN sealed SET STORAGE EXTERNAL;
+ALTER TABLE tollgate.case_production ALTER COLUMN sealed SET STORAGE EXTERNAL;
 ALTER TABLE tollgate.case_text ALTER COLUMN sealed SET STORAGE EXTERNAL;
 ALTER TABLE tollgate.case_document_piece ALTER COLUMN sealed SET STORAGE EXTERNAL;
 
@@ -292,13 +340,16 @@ ALTER TABLE tollgate.case_document_piece ALTER COLUMN sealed SET STORAGE EXTERNA
 GRANT USAGE ON SCHEMA tollgate TO tollgate_cases, tollgate_legal;
 GRANT SELECT ON tollgate.case_transition TO tollgate_cases;
 GRANT SELECT, INSERT ON tollgate.legal_case, tollgate.case_scope, tollgate.case_text, tollgate.case_document,
-    tollgate.case_document_piece, tollgate.case_approval, tollgate.case_confirmation, tollgate.case_event
+    tollgate.case_document_piece, tollgate.case_approval, tollgate.case_confirmation, tollgate.case_event,
+    tollgate.case_extraction, tollgate.case_production
     TO tollgate_cases;
-GRANT UPDATE (state, version, changed_at, scope_version, approval_id, extraction_id, preservation, return_at, secrecy,
-    secret_until, secrecy_lifted_at) ON tollgate.legal_case TO tollgate_cases;
+GRANT UPDATE (state, version, changed_at, scope_version, approval_id, hold_id, production_id, preservation, return_at,
+    secrecy, secret_until, secrecy_lifted_at) ON tollgate.legal_case TO tollgate_cases;
 GRANT UPDATE (voided_at) ON tollgate.case_approval TO tollgate_cases;
+GRANT UPDATE (ended_at, ended_as) ON tollgate.case_extraction TO tollgate_cases;
+GRANT UPDATE (drafted_at, failed) ON tollgate.case_production TO tollgate_cases;
 -- The extraction asks of the register whether the case is approved for it, and by whom; it reads no sealed column.
-GRANT SELECT (case_id, instrument, state, version, scope_version, approval_id, extraction_id, preservation)
+GRANT SELECT (case_id, instrument, state, version, scope_version, approval_id, hold_id, preservation)
     ON tollgate.legal_case TO tollgate_legal;
 GRANT SELECT (approval_id, case_id, scope_version, digest, kind, approved_by, approved_at, expires_at, voided_at)
     ON tollgate.case_approval TO tollgate_legal;
@@ -307,7 +358,8 @@ DO $$
 DECLARE
     t text;
 BEGIN
-    FOREACH t IN ARRAY ARRAY['legal_case', 'case_scope', 'case_text', 'case_document', 'case_document_piece'] LOOP
+    FOREACH t IN ARRAY ARRAY['legal_case', 'case_scope', 'case_text', 'case_document', 'case_document_piece',
+        'case_production'] LOOP
         EXECUTE format('ALTER TABLE tollgate.%I ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY', t);
         EXECUTE format('CREATE POLICY desk ON tollgate.%I TO tollgate_cases USING (true) WITH CHECK (true)', t);
     END LOOP;
