@@ -45,7 +45,10 @@ class Kind(Enum):
 
 
 class LegalClass(StrEnum):
-    """Record classes of legal process (18 U.S.C. 2703): basic, other non-content, location."""
+    """Record classes of legal process (18 U.S.C. 2703): basic (the list of (c)(2)), other non-content, location.
+
+    What the list does not clearly name is other: doubt asks for an order, not for a subpoena.
+    """
 
     BASIC = "B"
     OTHER = "O"
@@ -84,7 +87,8 @@ def _fields() -> tuple[Field, ...]:
         ("trunk", k.TEXT, o, "trunk group or address as the switch names it"),
         ("call_id", k.TEXT, o, "call identifier of this leg (SIP Call-ID, channel id)"),
         ("peer_address", k.TEXT, o, "signalling address of the peer"),
-        ("billed_s", k.INT, b, "billed duration, seconds"),
+        # What two carriers settle between them; the length of the call is duration_ms.
+        ("billed_s", k.INT, o, "billed duration, seconds"),
         ("rate", k.DECIMAL, o, "rate per minute in the leg's currency"),
         ("amount", k.DECIMAL, o, "amount charged in the leg's currency"),
         ("currency", k.TEXT, o, "ISO 4217 code"),
@@ -103,8 +107,10 @@ def _fields() -> tuple[Field, ...]:
         Field("answered_at", c.TIMING, k.TIME, b, "answer, UTC; null if unanswered"),
         Field("ended_at", c.TIMING, k.TIME, b, "release, UTC"),
         Field("duration_ms", c.TIMING, k.INT, b, "conversation time, milliseconds"),
-        Field("cause_q850", c.TIMING, k.INT, b, "release cause, ITU-T Q.850"),
-        Field("sip_code", c.TIMING, k.INT, b, "final SIP status code"),
+        # That a call was answered, busy or failed is part of its connection record; how the network said so is more than
+        # 47 CFR 42.6 calls a toll record (numbers, date, time, length).
+        Field("cause_q850", c.TIMING, k.INT, o, "release cause, ITU-T Q.850"),
+        Field("sip_code", c.TIMING, k.INT, o, "final SIP status code"),
         Field("disposition", c.TIMING, k.TEXT, b, "answered, busy, no_answer, failed, cancelled"),
         Field("calling", c.PARTIES, k.NUMBER, b, "calling number", num),
         Field("called", c.PARTIES, k.NUMBER, b, "called number", num),

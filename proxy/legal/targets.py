@@ -1,0 +1,271 @@
+"""The targets of a case: what a document lists, read into what records can be searched by. Pure.
+
+A telephone number is read in every form in which one is usually written: E.164, national with or without the 1, with
+punctuation, as a sip: or tel: URI, also as it comes out of a PDF (hyphens and blanks that are none of ASCII's). One
+with an extension is refused, not cut: the records know the trunk's number only, and everybody behind it would be
+found. One without an area code is refused, not completed. Others are written ``account:``, ``trunk:``, ``imsi:``.
+
+What is refused is named by its place in the list, never by its text.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Final
+
+import polars as pl
+
+from proxy.formats.numbers import NumberRules, read_numbers
+from proxy.policy.process import TARGETS_MAX, TargetFacts
+
+TEXT_MAX: Final = 256
+"""Most characters of one target as written."""
+_NAME_MAX: Final = 64
+_IMSI: Final = re.compile(r"[0-9]{14,15}", re.ASCII)  # ITU-T E.212: at most 15 digits
+_KINDS: Final = r"(?i)^\s*(number|account|trunk|imsi|imei)\s*:\s*(.*?)\s*$"
+_EXTENSION: Final = (
+    r"(?i)(;\s*(ext|isub|phone-context)\s*=|(^|[\s\d).,;])\s*(x|ext|extn|extension)\.?\s*:?\s*\d+\s*>?\s*$|[#,]\s*\d+\s*$)"
+)
+_RULES: Final = NumberRules("US")
+_ODD: Final = {
+    **dict.fromkeys(map(chr, (0x2010, 0x2011, 0x2012, 0x2013, 0x2014, 0x2015, 0x2212, 0xFE63, 0xFF0D)), "-"),
+    **dict.fromkeys(map(chr, (0xA0, 0x2007, 0x2009, 0x200A, 0x202F, 0x3000)), " "),
+    **dict.fromkeys(map(chr, (0xAD, 0x200B, 0x200E, 0x200F, 0x2060, 0xFEFF, 0x202A, 0x202C)), ""),
+    "\uff0b": "+",
+    "%2B": "+",
+    "%2b": "+",
+}
+"""As a PDF or a mail program writes them."""
+
+
+class TargetKind(StrEnum):
+    """What a target is."""
+
+    NUMBER = "number"
+    ACCOUNT = "account"
+    TRUNK = "trunk"
+    IMSI = "imsi"
+
+
+class RefusedFor(StrEnum):
+    """Why a target cannot be searched by."""
+
+    EMPTY = "empty"
+    TOO_LONG = "too_long"
+    EXTENSION = "extension"
+    NOT_A_NUMBER = "not_a_number"
+    NOT_AN_IMSI = "not_an_imsi"
+    NOT_A_NAME = "not_a_name"
+    NOT_SEARCHABLE = "not_searchable"
+
+
+@dataclass(frozen=True, slots=True)
+class RefusedTarget:
+    """``place`` counts from 1, in the list as it was given."""
+
+    place: int
+    reason: RefusedFor
+
+
+@dataclass(frozen=True, slots=True)
+class Targets:
+    """Targets of a case: sorted, none twice."""
+
+    numbers: tuple[int, ...] = ()
+    """E.164 digits."""
+    accounts: tuple[str, ...] = ()
+    trunks: tuple[str, ...] = ()
+    imsis: tuple[str, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.numbers) + len(self.accounts) + len(self.trunks) + len(self.imsis)
+
+    @property
+    def kinds(self) -> frozenset[str]:
+        """Kinds of which there are any."""
+        parts = (self.numbers, self.accounts, self.trunks, self.imsis)
+        return frozenset(kind.value for kind, part in zip(TargetKind, parts, strict=True) if part)
+
+    def lines(self) -> Iterator[str]:
+        """Yield each in its canonical form, which :func:`read_targets` reads back: ``+12125550100``, ``imsi:…``."""
+        for number in self.numbers:
+            yield f"+{number}"
+        for kind, part in ((TargetKind.ACCOUNT, self.accounts), (TargetKind.TRUNK, self.trunks)):
+            for name in part:
+                yield f"{kind.value}:{name}"
+        for imsi in self.imsis:
+            yield f"imsi:{imsi}"
+
+    def digest(self) -> str:
+        """Return the SHA-256 of the canonical lines, each with its newline, in hexadecimal."""
+        return hashlib.sha256("".join(f"{line}\n" for line in self.lines()).encode()).hexdigest()
+
+    def within(self, other: Targets) -> bool:
+        """Tell whether each of these is one of ``other``: a list is narrowed, never widened."""
+        return (
+            set(self.numbers) <= set(other.numbers)
+            and set(self.accounts) <= set(other.accounts)
+            and set(self.trunks) <= set(other.trunks)
+            and set(self.imsis) <= set(other.imsis)
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class ReadTargets:
+    """What a list was read as."""
+
+    targets: Targets
+    refused: tuple[RefusedTarget, ...]
+    given: int
+    """Lines that were not blank."""
+    guarded: tuple[int, ...] = ()
+    """Places of numbers that the operator's list names."""
+    guarded_kinds: tuple[str, ...] = ()
+    """What the list calls them, sorted: ``police``, ``court``, …"""
+
+    def facts(self) -> TargetFacts:
+        """Return what policy needs to know."""
+        t = self.targets
+        return TargetFacts(len(t), t.digest(), t.kinds, tuple(x.place for x in self.refused), self.guarded)
+
+
+class GuardedError(Exception):
+    """The operator's list of guarded numbers cannot be read; the message names the line and no number."""
+
+
+@dataclass(frozen=True, slots=True)
+class Guarded:
+    """Numbers of police, courts, counsel and own staff (the operator's list): looked at before anything is done."""
+
+    numbers: dict[int, str]
+    prefixes: dict[str, str]
+    """Leading digits → kind."""
+
+    def kind(self, number: int) -> str | None:
+        """Return what the list calls a number; None: it is not on it."""
+        found = self.numbers.get(number)
+        if found is not None or not self.prefixes:
+            return found
+        digits = str(number)
+        return next((self.prefixes[digits[:n]] for n in range(len(digits), 0, -1) if digits[:n] in self.prefixes), None)
+
+
+NOBODY: Final = Guarded({}, {})
+
+
+def read_guarded(lines: Iterable[str]) -> Guarded:
+    """Read the operator's list: ``+12125550100,police`` on each line, ``+1212555*,court`` for all that begin so.
+
+    Blank lines and what follows ``#`` are left out.
+
+    Raises:
+        GuardedError: names the line.
+    """
+    numbers: dict[int, str] = {}
+    prefixes: dict[str, str] = {}
+    for place, raw in enumerate(lines, 1):
+        line = raw.partition("#")[0].strip()
+        if not line:
+            continue
+        number, comma, kind = (part.strip() for part in line.partition(","))
+        if not comma or not re.fullmatch(r"[a-z][a-z_]{0,31}", kind):
+            raise GuardedError(f"line {place}: write a number, a comma, and what it is (police, court, counsel, staff)")
+        if re.fullmatch(r"\+[1-9][0-9]{2,13}\*", number, re.ASCII):
+            prefixes[number[1:-1]] = kind
+            continue
+        read = read_targets([number])
+        if len(read.targets.numbers) != 1:
+            raise GuardedError(f"line {place}: not a telephone number")
+        numbers[read.targets.numbers[0]] = kind
+    return Guarded(numbers, prefixes)
+
+
+def read_targets(texts: Sequence[str], guarded: Guarded = NOBODY) -> ReadTargets:
+    """Read a list of targets.
+
+    Args:
+        texts: one target each; blank ones are left out. Any number of them: the check refuses more than
+            ``TARGETS_MAX`` distinct ones.
+        guarded: the operator's list.
+    """
+    frame = pl.DataFrame({"written": pl.Series(texts, dtype=pl.String)}).with_row_index("place", 1)
+    long = pl.col("written").str.len_bytes() > TEXT_MAX * 4
+    frame = frame.with_columns(
+        text=pl.when(long).then(pl.lit("x" * (TEXT_MAX + 1))).otherwise(pl.col("written"))
+    ).with_columns(pl.col("text").str.replace_many(list(_ODD), list(_ODD.values())).str.strip_chars())
+    frame = frame.filter(pl.col("text").fill_null("") != "")
+    parts = pl.col("text").str.extract_groups(_KINDS).struct
+    kind = pl.coalesce(parts.field("1").str.to_lowercase(), pl.lit("number"))
+    frame = frame.with_columns(kind=kind, value=pl.coalesce(parts.field("2"), pl.col("text")))
+    refused = [RefusedTarget(place, reason) for place, reason in _refusals(frame)]
+    bad = {x.place for x in refused}
+    good = frame.filter(~pl.col("place").is_in(list(bad))) if bad else frame
+    numbers = good.filter(pl.col("kind") == "number")
+    e164 = read_numbers(numbers["value"], _RULES).e164
+    lost = numbers["place"].filter(e164.is_null()).to_list()
+    refused += [RefusedTarget(place, RefusedFor.NOT_A_NUMBER) for place in lost]
+    places, kinds = _guarded(numbers["place"].to_list(), e164.to_list(), guarded)
+    targets = Targets(
+        tuple(e164.drop_nulls().unique().sort().to_list()),
+        *(_distinct(good, kind) for kind in (TargetKind.ACCOUNT, TargetKind.TRUNK, TargetKind.IMSI)),
+    )
+    return ReadTargets(targets, tuple(sorted(refused, key=lambda x: x.place)), len(frame), places, kinds)
+
+
+def _refusals(frame: pl.DataFrame) -> list[tuple[int, RefusedFor]]:
+    """Return (place, reason) of what can be refused by its form alone."""
+    kind, value = pl.col("kind"), pl.col("value")
+    named = kind.is_in([TargetKind.ACCOUNT.value, TargetKind.TRUNK.value])
+    plain = value.str.contains(r"^[^\p{C}\p{Zl}\p{Zp}]+$") & (value.str.len_chars() <= _NAME_MAX)
+    reason = (
+        pl.when(value == "")
+        .then(pl.lit(RefusedFor.EMPTY.value))
+        .when(value.str.len_chars() > TEXT_MAX)
+        .then(pl.lit(RefusedFor.TOO_LONG.value))
+        .when(kind == "imei")
+        .then(pl.lit(RefusedFor.NOT_SEARCHABLE.value))
+        .when(named & ~plain)
+        .then(pl.lit(RefusedFor.NOT_A_NAME.value))
+        .when((kind == "imsi") & ~value.str.contains(f"^{_IMSI.pattern}$"))
+        .then(pl.lit(RefusedFor.NOT_AN_IMSI.value))
+        .when((kind == "number") & value.str.contains(_EXTENSION))
+        .then(pl.lit(RefusedFor.EXTENSION.value))
+    )
+    bad = frame.select("place", reason.alias("reason")).filter(pl.col("reason").is_not_null())
+    return [(place, RefusedFor(text)) for place, text in bad.iter_rows()]
+
+
+def _distinct(frame: pl.DataFrame, kind: TargetKind) -> tuple[str, ...]:
+    return tuple(frame.filter(pl.col("kind") == kind.value)["value"].unique().sort().to_list())
+
+
+def _guarded(
+    places: Sequence[int], numbers: Sequence[int | None], guarded: Guarded
+) -> tuple[tuple[int, ...], tuple[str, ...]]:
+    if not guarded.numbers and not guarded.prefixes:
+        return (), ()
+    found = [
+        (place, kind)
+        for place, number in zip(places, numbers, strict=True)
+        if number is not None and (kind := guarded.kind(number)) is not None
+    ]
+    return tuple(place for place, _ in found), tuple(sorted({kind for _, kind in found}))
+
+
+__all__ = [
+    "NOBODY",
+    "TARGETS_MAX",
+    "Guarded",
+    "GuardedError",
+    "ReadTargets",
+    "RefusedFor",
+    "RefusedTarget",
+    "TargetKind",
+    "Targets",
+    "read_guarded",
+    "read_targets",
+]
