@@ -56,17 +56,20 @@ class HoldState(StrEnum):
     """Process was served for what it preserved; its copy stays until its clock ends."""
     LIFTED = "lifted"
     """Two people ended it (change kind ``hold.lift``)."""
+    VOID = "void"
+    """Its copy was never whole: the extraction was cancelled, or failed."""
 
 
 LIVE: Final = frozenset({HoldState.PENDING, HoldState.ACTIVE, HoldState.RENEWED})
 
 TRANSITIONS: Final[dict[HoldState, frozenset[HoldState]]] = {
-    HoldState.PENDING: frozenset({HoldState.ACTIVE, HoldState.EXPIRED, HoldState.LIFTED}),
+    HoldState.PENDING: frozenset({HoldState.ACTIVE, HoldState.EXPIRED, HoldState.LIFTED, HoldState.VOID}),
     HoldState.ACTIVE: frozenset({HoldState.RENEWED, HoldState.EXPIRED, HoldState.SUPERSEDED, HoldState.LIFTED}),
     HoldState.RENEWED: frozenset({HoldState.EXPIRED, HoldState.SUPERSEDED, HoldState.LIFTED}),
     HoldState.SUPERSEDED: frozenset({HoldState.EXPIRED, HoldState.LIFTED}),
     HoldState.EXPIRED: frozenset(),
     HoldState.LIFTED: frozenset(),
+    HoldState.VOID: frozenset(),
 }
 """What may follow what; `tollgate.hold_check` in migration 0016 holds the same."""
 
@@ -93,7 +96,7 @@ class Hold:
         sealed_at: when its copy was whole; None until then.
         rows: records in the copy, once it is whole.
         renewed_at: when it was renewed.
-        ended_at: when it was superseded, lifted or found expired.
+        ended_at: when it was superseded, lifted, void or found expired.
         destroyed_at: when its key was destroyed: nobody reads the copy any more.
     """
 
@@ -116,7 +119,7 @@ class Hold:
     def standing(self, now: datetime) -> HoldState:
         """Return its state at ``now``: one whose clock has run out is expired, whether or not that is stored yet."""
         over = self.expires_at is not None and self.expires_at <= now
-        return HoldState.EXPIRED if over and self.state is not HoldState.LIFTED else self.state
+        return HoldState.EXPIRED if over and TRANSITIONS[self.state] else self.state
 
     def day(self, now: datetime) -> int:
         """Return which day of its clock ``now`` is: 0 on the day of the request, counted in its zone."""
@@ -204,5 +207,5 @@ def move(hold: Hold, to: HoldState, now: datetime) -> Hold:
 
 
 def dispensable(hold: Hold, now: datetime) -> bool:
-    """Say whether its copy is to be destroyed: it was lifted, or its clock has run out (superseded or not)."""
-    return hold.destroyed_at is None and hold.standing(now) in (HoldState.EXPIRED, HoldState.LIFTED)
+    """Say whether its copy is to be destroyed: it was lifted, never whole, or its clock ran out (superseded or not)."""
+    return hold.destroyed_at is None and not TRANSITIONS[hold.standing(now)]
