@@ -94,9 +94,7 @@ def _fields() -> tuple[Field, ...]:
         ("currency", k.TEXT, o, "ISO 4217 code"),
     )
     legs = tuple(
-        Field(
-            f"{side}_{n}", cls, kind, legal, doc, TagDomain.TRUNK if n == "trunk" else None, varied=n == "call_id"
-        )
+        Field(f"{side}_{n}", cls, kind, legal, doc, TagDomain.TRUNK if n == "trunk" else None, varied=n == "call_id")
         for side, cls in (("ingress", c.INGRESS_LEG), ("egress", c.EGRESS_LEG))
         for n, kind, legal, doc in leg
     )
@@ -107,8 +105,8 @@ def _fields() -> tuple[Field, ...]:
         Field("answered_at", c.TIMING, k.TIME, b, "answer, UTC; null if unanswered"),
         Field("ended_at", c.TIMING, k.TIME, b, "release, UTC"),
         Field("duration_ms", c.TIMING, k.INT, b, "conversation time, milliseconds"),
-        # That a call was answered, busy or failed is part of its connection record; how the network said so is more than
-        # 47 CFR 42.6 calls a toll record (numbers, date, time, length).
+        # That a call was answered, busy or failed is part of its connection record; how the network said so is more
+        # than 47 CFR 42.6 calls a toll record (numbers, date, time, length).
         Field("cause_q850", c.TIMING, k.INT, o, "release cause, ITU-T Q.850"),
         Field("sip_code", c.TIMING, k.INT, o, "final SIP status code"),
         Field("disposition", c.TIMING, k.TEXT, b, "answered, busy, no_answer, failed, cancelled"),

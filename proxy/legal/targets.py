@@ -28,7 +28,9 @@ _NAME_MAX: Final = 64
 _IMSI: Final = re.compile(r"[0-9]{14,15}", re.ASCII)  # ITU-T E.212: at most 15 digits
 _KINDS: Final = r"(?i)^\s*(number|account|trunk|imsi|imei)\s*:\s*(.*?)\s*$"
 _EXTENSION: Final = (
-    r"(?i)(;\s*(ext|isub|phone-context)\s*=|(^|[\s\d).,;])\s*(x|ext|extn|extension)\.?\s*:?\s*\d+\s*>?\s*$|[#,]\s*\d+\s*$)"
+    r"(?i)(;\s*(ext|isub|phone-context)\s*="  # RFC 3966: an extension, a subaddress, a number of some place only
+    r"|(^|[\s\d).,;])\s*(x|ext|extn|extension)\.?\s*:?\s*\d+\s*>?\s*$"
+    r"|[#,]\s*\d+\s*$)"
 )
 _RULES: Final = NumberRules("US")
 _ODD: Final = {
