@@ -20,7 +20,8 @@ from typing import Final
 import polars as pl
 
 from proxy.formats.numbers import NumberRules, read_numbers
-from proxy.policy.process import TARGETS_MAX, TargetFacts
+from proxy.policy.extraction import Target, TargetKind
+from proxy.policy.process import TargetFacts
 
 TEXT_MAX: Final = 256
 """Most characters of one target as written."""
@@ -42,15 +43,6 @@ _ODD: Final = {
     "%2b": "+",
 }
 """As a PDF or a mail program writes them."""
-
-
-class TargetKind(StrEnum):
-    """What a target is."""
-
-    NUMBER = "number"
-    ACCOUNT = "account"
-    TRUNK = "trunk"
-    IMSI = "imsi"
 
 
 class RefusedFor(StrEnum):
@@ -89,8 +81,13 @@ class Targets:
     @property
     def kinds(self) -> frozenset[str]:
         """Kinds of which there are any."""
-        parts = (self.numbers, self.accounts, self.trunks, self.imsis)
-        return frozenset(kind.value for kind, part in zip(TargetKind, parts, strict=True) if part)
+        parts = {
+            TargetKind.NUMBER: self.numbers,
+            TargetKind.ACCOUNT: self.accounts,
+            TargetKind.TRUNK: self.trunks,
+            TargetKind.IMSI: self.imsis,
+        }
+        return frozenset(kind.value for kind, part in parts.items() if part)
 
     def lines(self) -> Iterator[str]:
         """Yield each in its canonical form, which :func:`read_targets` reads back: ``+12125550100``, ``imsi:…``."""
@@ -102,9 +99,32 @@ class Targets:
         for imsi in self.imsis:
             yield f"imsi:{imsi}"
 
-    def digest(self) -> str:
-        """Return the SHA-256 of the canonical lines, each with its newline, in hexadecimal."""
-        return hashlib.sha256("".join(f"{line}\n" for line in self.lines()).encode()).hexdigest()
+    def targets(self) -> tuple[Target, ...]:
+        """Return them as an extraction takes them, sorted."""
+        return (
+            *(Target(TargetKind.ACCOUNT, a) for a in self.accounts),
+            *(Target(TargetKind.IMSI, i) for i in self.imsis),
+            *sorted(Target(TargetKind.NUMBER, f"+{n}") for n in self.numbers),
+            *(Target(TargetKind.TRUNK, t) for t in self.trunks),
+        )
+
+    @classmethod
+    def of(cls, targets: Iterable[Target]) -> Targets:
+        """Return what :meth:`targets` gave."""
+        found: dict[TargetKind, set[str]] = {kind: set() for kind in TargetKind}
+        for target in targets:
+            found[target.kind].add(target.value)
+        return cls(
+            tuple(sorted(int(n) for n in found[TargetKind.NUMBER])),
+            *(tuple(sorted(found[kind])) for kind in (TargetKind.ACCOUNT, TargetKind.TRUNK, TargetKind.IMSI)),
+        )
+
+    def digest(self, salt: bytes = b"") -> str:
+        """Return the SHA-256 of ``salt`` and the canonical lines, each with its newline, in hexadecimal.
+
+        Without a secret salt a digest of few numbers can be guessed: such a one is sealed, never stored in clear.
+        """
+        return hashlib.sha256(salt + "".join(f"{line}\n" for line in self.lines()).encode()).hexdigest()
 
     def within(self, other: Targets) -> bool:
         """Tell whether each of these is one of ``other``: a list is narrowed, never widened."""
@@ -129,10 +149,10 @@ class ReadTargets:
     guarded_kinds: tuple[str, ...] = ()
     """What the list calls them, sorted: ``police``, ``court``, …"""
 
-    def facts(self) -> TargetFacts:
-        """Return what policy needs to know."""
+    def facts(self, salt: bytes = b"") -> TargetFacts:
+        """Return what policy needs to know; ``salt`` as for :meth:`Targets.digest`."""
         t = self.targets
-        return TargetFacts(len(t), t.digest(), t.kinds, tuple(x.place for x in self.refused), self.guarded)
+        return TargetFacts(len(t), t.digest(salt), t.kinds, tuple(x.place for x in self.refused), self.guarded)
 
 
 class GuardedError(Exception):
@@ -191,7 +211,7 @@ def read_targets(texts: Sequence[str], guarded: Guarded = NOBODY) -> ReadTargets
 
     Args:
         texts: one target each; blank ones are left out. Any number of them: the check refuses more than
-            ``TARGETS_MAX`` distinct ones.
+            100,000 distinct ones.
         guarded: the operator's list.
     """
     frame = pl.DataFrame({"written": pl.Series(texts, dtype=pl.String)}).with_row_index("place", 1)
@@ -256,18 +276,3 @@ def _guarded(
         if number is not None and (kind := guarded.kind(number)) is not None
     ]
     return tuple(place for place, _ in found), tuple(sorted({kind for _, kind in found}))
-
-
-__all__ = [
-    "NOBODY",
-    "TARGETS_MAX",
-    "Guarded",
-    "GuardedError",
-    "ReadTargets",
-    "RefusedFor",
-    "RefusedTarget",
-    "TargetKind",
-    "Targets",
-    "read_guarded",
-    "read_targets",
-]

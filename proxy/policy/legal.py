@@ -12,9 +12,10 @@ from enum import StrEnum
 from typing import Final, TypeAlias
 
 from proxy.policy import legalrules as r
+from proxy.policy.extraction import TARGETS_MAX
 from proxy.policy.instruments import INSTRUMENTS, REFERRED, Instrument
 from proxy.policy.model import Deny, Purpose
-from proxy.policy.process import TARGETS_MAX, LegalRule, Reach, Scope
+from proxy.policy.process import LegalRule, Reach, Scope
 from proxy.policy.validation import canonical
 from schema.fields import BY_NAME, FIELDS, DisclosureClass, TagDomain
 

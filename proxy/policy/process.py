@@ -17,9 +17,6 @@ from typing import TypeAlias
 from proxy.policy.model import Deny
 from schema.fields import FIELDS, LegalClass
 
-TARGETS_MAX = 100_000
-"""Most targets of one case."""
-
 
 class RecordClass(StrEnum):
     """What process distinguishes: the classes of a field (schema/fields.py) and two of which nothing is stored."""
@@ -112,7 +109,7 @@ class TargetFacts:
 
     count: int
     digest: str
-    """SHA-256 of the canonical list, in hexadecimal."""
+    """SHA-256 of the canonical list, in hexadecimal, salted or sealed (``Targets.digest`` says why)."""
     kinds: frozenset[str]
     """``number``, ``account``, ``trunk``, ``imsi``: those there are."""
     refused: tuple[int, ...] = ()

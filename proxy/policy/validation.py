@@ -12,11 +12,11 @@ from typing import Final
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from proxy.policy import legalrules as r
+from proxy.policy.extraction import TARGETS_MAX
 from proxy.policy.instruments import INSTRUMENTS, REFERRED, Instrument, Requirement
 from proxy.policy.model import Deny
 from proxy.policy.process import (
     ORDER,
-    TARGETS_MAX,
     Deficient,
     Finding,
     LegalRule,
