@@ -14,6 +14,7 @@ from datetime import date, datetime
 from enum import StrEnum
 from typing import TypeAlias
 
+from proxy.policy.extraction import TARGETS_MAX as TARGETS_MAX
 from proxy.policy.model import Deny
 from schema.fields import FIELDS, LegalClass
 
