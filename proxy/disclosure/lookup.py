@@ -9,11 +9,12 @@ from itertools import accumulate
 from typing import Any, Final
 
 import asyncpg
+import numpy as np
 import pyarrow as pa
 
-from keys.datakeys import DataKey
 from keys.provider import Period
 from keys.sealing import HEADER_PREFIX_MAX, parse_header
+from proxy.disclosure import hits
 from proxy.disclosure.access import Access
 from proxy.disclosure.fetching import (
     CLEAR,
@@ -36,7 +37,7 @@ from proxy.disclosure.fetching import (
 )
 from proxy.disclosure.scope import Position, Scope
 from proxy.store import tags
-from proxy.store.batches import BATCHES_PER_RUN, CHUNKS_PER_BATCH, LEGS
+from proxy.store.batches import BATCHES_PER_RUN, LEGS
 from proxy.store.columns import ARROW
 from proxy.store.opening import ClassKeys, open_chunk_of
 from schema.fields import BY_NAME, DisclosureClass
@@ -106,25 +107,11 @@ class Lookup:
         }
         if not keys:
             return {}
-        wanted = {m: tags.Tagger(k).number(self._number) for m, k in keys.items()}
+        wanted = {m: np.array([tags.Tagger(k).number(self._number)], np.uint64) for m, k in keys.items()}
         async with self._access.permitted(scope, months, one_moment=True) as conn:
-            runs = await conn.fetch(
-                "SELECT month, run_id, tag_bits FROM tollgate.run WHERE month = ANY ($1) AND level > 0"
-                " AND last_record_id > $2 AND first_record_id <= $3",
-                list(wanted),
-                scope.after_id,
-                scope.as_of,
-            )
-            rows = await conn.fetch(
-                "SELECT t.month, t.run_id, t.bucket, t.entries, t.sealed FROM tollgate.tag_segment t"
-                " JOIN unnest($1::int[], $2::bigint[], $3::int[]) w(month, run_id, bucket)"
-                " ON t.month = w.month AND t.run_id = w.run_id AND t.bucket = w.bucket WHERE t.month = ANY ($4)",
-                [r["month"] for r in runs],
-                [r["run_id"] for r in runs],
-                [tags.bucket_of(wanted[r["month"]], r["tag_bits"]) for r in runs],
-                list(wanted),
-            )
-        return await self._access.run(_references, rows, wanted, keys)
+            runs = await hits.runs(conn, list(wanted), scope.after_id, scope.as_of)
+            rows = await hits.segments(conn, runs, wanted)
+        return await self._access.run(hits.references, rows, wanted, keys)
 
     def group(self, todo: Sequence[Listed], left: int | None) -> Sequence[Listed]:
         counts = accumulate(len(self._current[b.batch_id]) for b in todo)
@@ -200,19 +187,6 @@ async def _fetch_chunks(
         piece.sealed[LEGS[r["side"]]] = r["leg"]
         piece.sealed.update((c, r[c.value]) for c in shared if r[c.value] is not None)
     return list(pieces.values())
-
-
-def _references(
-    rows: Sequence[asyncpg.Record], wanted: dict[int, int], keys: dict[int, DataKey]
-) -> dict[int, dict[int, list[int]]]:
-    out: dict[int, dict[int, list[int]]] = {m: {} for m in wanted}
-    for r in rows:
-        month = r["month"]
-        segment = tags.open_segment(keys[month], month, r["run_id"], r["bucket"], r["entries"], r["sealed"])
-        for ref in tags.references(segment, wanted[month]):
-            ordinal, chunk = divmod(ref, CHUNKS_PER_BATCH)
-            out[month].setdefault(r["run_id"] * BATCHES_PER_RUN + ordinal, []).append(chunk)
-    return out
 
 
 def _open_pieces(

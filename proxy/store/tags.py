@@ -9,7 +9,7 @@ afterwards, so a collision is never disclosed.
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Final
 
 import numpy as np
@@ -187,10 +187,17 @@ def open_segment(key: DataKey, month: int, run_id: int, bucket: int, count: int,
     return (np.cumsum(steps) + np.uint64(first)) << np.uint64(REF_BITS) | refs
 
 
-def references(segment: Words, tag: int) -> Sequence[int]:
-    """Return the chunk references that stand under ``tag``."""
-    low = np.searchsorted(segment, np.uint64(tag << REF_BITS), "left")
-    high = (
-        np.searchsorted(segment, np.uint64((tag + 1) << REF_BITS), "left") if tag + 1 < 1 << TAG_BITS else len(segment)
-    )
-    return (segment[low:high] & np.uint64((1 << REF_BITS) - 1)).tolist()  # type: ignore[no-any-return]
+def references(segment: Words, wanted: int | Words) -> list[int]:
+    """Return the chunk references that stand under a tag, or under any of several, ascending, each once."""
+    first = np.atleast_1d(np.asarray(wanted, np.uint64)) << np.uint64(REF_BITS)
+    last = first | np.uint64((1 << REF_BITS) - 1)
+    low, high = np.searchsorted(segment, first, "left"), np.searchsorted(segment, last, "right")
+    counts = high - low
+    some = np.flatnonzero(counts)
+    if not len(some):
+        return []
+    if len(some) == 1:
+        found = segment[low[some[0]] : high[some[0]]]
+    else:
+        found = np.concatenate([segment[a:b] for a, b in zip(low[some].tolist(), high[some].tolist(), strict=True)])
+    return np.unique(found & np.uint64((1 << REF_BITS) - 1)).tolist()  # type: ignore[no-any-return]
