@@ -2,7 +2,7 @@
 
 An extraction writes what it finds into a *hold*: the records of the case's targets in its window, only the fields that
 the permit names, sealed under a key of the hold's own. A production is made from its hold and never from the store
-again. A preservation (18 U.S.C. 2703(f)) is the same without a disclosure: ``discloses`` is false, nothing of it is
+again. A preservation (18 U.S.C. 2703(f)) is the same without a disclosure: its permit discloses nothing, nothing of it is
 shown to anybody until a later case's extraction reads it.
 
 proxy/disclosure carries extractions out; proxy/legal orders them and reads what they held. Neither imports the other.
@@ -17,10 +17,10 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Final, Protocol
 from uuid import UUID
 
-from schema.fields import DisclosureClass
-
 if TYPE_CHECKING:
     import pyarrow as pa
+
+    from proxy.policy.legal import LegalPermit
 
 TARGETS_MAX: Final = 100_000
 """Most targets of one extraction."""
@@ -61,33 +61,6 @@ class Target:
     value: str
 
 
-class LegalReach(Protocol):
-    """What an extraction needs of a permit (proxy/policy/legal.py decides it)."""
-
-    @property
-    def case_id(self) -> str: ...
-    @property
-    def instrument(self) -> str: ...
-    @property
-    def basis(self) -> str:
-        """The citation that allows it."""
-
-    @property
-    def fields(self) -> tuple[str, ...]:
-        """Names of the only fields that may be held, in canonical order."""
-
-    @property
-    def classes(self) -> frozenset[DisclosureClass]:
-        """The only classes that may be opened, beside ``timing`` and ``source`` (to place a record and to name it)."""
-
-    @property
-    def start_us(self) -> int:
-        """The window of call setup times, microseconds since 1970-01-01 UTC, half-open."""
-
-    @property
-    def end_us(self) -> int: ...
-
-
 @dataclass(frozen=True, slots=True)
 class StaffActor:
     """Who orders it, as authenticated; stands in the log's sealed parts and tags only."""
@@ -110,10 +83,10 @@ class ExtractionOrder:
     hold_id: str
     """``H-`` and ten letters and digits, chosen by whoever orders: the same order again is the same extraction."""
     actor: StaffActor
-    permit: LegalReach
+    permit: LegalPermit
+    """As decided for this very extraction; it says whether anything is disclosed by it."""
     targets: tuple[Target, ...]
     preserved: tuple[str, ...] = ()
-    discloses: bool = True
 
 
 class ExtractionState(StrEnum):
