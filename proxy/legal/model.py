@@ -16,7 +16,9 @@ from typing import Any
 from uuid import UUID
 
 from proxy.legal.states import Action, Capacity, CaseState
-from proxy.policy.extraction import TARGETS_MAX, Target, TargetKind
+from proxy.legal.targets import Targets, read_targets
+from proxy.policy.process import TARGETS_MAX, TargetFacts
+from proxy.policy.process import Scope as PolicyScope
 
 WINDOW_MAX_US = (20 * 365 + 5) * 86_400_000_000
 """Twenty years, leap days too."""
@@ -79,7 +81,7 @@ class Scope:
     As asked, classes and fields stand as they were received: an unknown one reaches the check and is refused there.
 
     Attributes:
-        targets: sorted, none twice.
+        targets: in canonical form.
         start_us: calls set up from then on, microseconds since 1970-01-01 UTC.
         end_us: until before then.
         zone: the IANA name of the zone that the process speaks in.
@@ -90,7 +92,7 @@ class Scope:
         salt: 16 random bytes, which stand in the digest: without them it says nothing of the targets.
     """
 
-    targets: tuple[Target, ...] = field(repr=False)
+    targets: Targets = field(repr=False)
     start_us: int
     end_us: int
     zone: str
@@ -118,7 +120,7 @@ class Scope:
             "refused": self.refused,
             "salt": self.salt.hex(),
             "start_us": self.start_us,
-            "targets": [[t.kind.value, t.value] for t in self.targets],
+            "targets": list(self.targets.lines()),
             "v": 1,
             "zone": self.zone,
         }
@@ -129,7 +131,7 @@ class Scope:
         """Return the scope that :meth:`canonical` wrote."""
         value: dict[str, Any] = json.loads(data)
         return Scope(
-            tuple(Target(TargetKind(kind), text) for kind, text in value["targets"]),
+            read_targets(value["targets"]).targets,
             value["start_us"],
             value["end_us"],
             value["zone"],
@@ -144,6 +146,17 @@ class Scope:
     def digest(self) -> bytes:
         """SHA-256 of the canonical form: what an approval names."""
         return hashlib.sha256(self.canonical()).digest()
+
+    def facts(self) -> TargetFacts:
+        """Return what policy needs to know of the targets."""
+        t = self.targets
+        return TargetFacts(len(t), t.digest(), t.kinds, self.refused, self.guarded)
+
+    def compelled(self, instrument: str) -> PolicyScope:
+        """Return it as policy decides on it, once it is validated."""
+        t = self.targets
+        kinds = tuple(sorted(t.kinds))
+        return PolicyScope(instrument, self.fields or (), self.start_us, self.end_us, t.digest(), len(t), kinds)
 
     def resalted(self, **change: Any) -> Scope:
         """Return it with changes, and another salt."""

@@ -240,7 +240,7 @@ BEGIN
         RAISE EXCEPTION 'not one who approves' USING ERRCODE = 'check_violation', CONSTRAINT = 'case_staff';
     END IF;
     IF NEW.kind = 'emergency' THEN
-        IF c.instrument <> 'emergency_2702c4' THEN
+        IF c.instrument <> 'emergency' THEN
             RAISE EXCEPTION 'one person acts in an emergency only' USING ERRCODE = 'check_violation',
                 CONSTRAINT = 'case_two_people';
         END IF;

@@ -1,0 +1,123 @@
+"""Looks at a PDF: run as a process of its own (``python -I pdfcheck.py``), for the PDF is a stranger's.
+
+The document comes on standard input (a file that can be sought in), the limits as arguments; the answer is one line of
+JSON: ``{"pages": n, "findings": [codes]}`` or ``{"refused": code}``. The process limits itself before it reads the
+first byte: memory, processor time, no new file, no core. What it does within those limits is not trusted either: its
+parent reads at most a few kilobytes of its answer.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import resource
+import sys
+from typing import Any
+
+PAGES_MAX = 2_000
+OBJECTS_MAX = 100_000
+STREAMS_MAX = 256 * 1024 * 1024
+"""Most bytes that all the streams of a document may unfold to; one that is larger tells nobody anything."""
+STREAM_MAX = 64 * 1024 * 1024
+DEPTH_MAX = 64
+
+ACTIVE = {
+    "/JavaScript": "javascript",
+    "/JS": "javascript",
+    "/Launch": "launch",
+    "/EmbeddedFile": "attachment",
+    "/EmbeddedFiles": "attachment",
+    "/RichMedia": "media",
+    "/SubmitForm": "form_action",
+    "/ImportData": "form_action",
+    "/GoToR": "remote",
+    "/GoToE": "remote",
+    "/OpenAction": "open_action",
+    "/AA": "open_action",
+    "/XFA": "xfa",
+    "/URI": "link",
+}
+"""What a document can do beside being read: names of dictionary keys and of actions, and the code each is told as."""
+
+
+class Refusal(Exception):  # noqa: N818
+    """The document is not taken; the code says why."""
+
+
+def look(data: bytes) -> dict[str, Any]:
+    """Return what is found in a PDF.
+
+    Raises:
+        Refusal: it is none, is encrypted, or unfolds to more than is looked at.
+    """
+    from pypdf import PdfReader, filters
+    from pypdf.errors import PdfReadError
+    from pypdf.generic import ArrayObject, DictionaryObject, IndirectObject, NameObject, StreamObject
+
+    for name in ("ZLIB_MAX_OUTPUT_LENGTH", "LZW_MAX_OUTPUT_LENGTH", "RUN_LENGTH_MAX_OUTPUT_LENGTH"):
+        if hasattr(filters, name):
+            setattr(filters, name, STREAM_MAX)
+    try:
+        reader = PdfReader(io.BytesIO(data), strict=False)
+        if reader.is_encrypted:
+            raise Refusal("encrypted")
+        pages = len(reader.pages)
+        if not 1 <= pages <= PAGES_MAX:
+            raise Refusal("pages")
+        findings: set[str] = set()
+        unfolded = objects = 0
+        seen: set[tuple[int, int]] = set()
+        work: list[tuple[Any, int]] = [(reader.trailer, 0)]
+        while work:
+            item, depth = work.pop()
+            if isinstance(item, IndirectObject):
+                if (item.idnum, item.generation) in seen:
+                    continue
+                seen.add((item.idnum, item.generation))
+                item = item.get_object()
+            objects += 1
+            if objects > OBJECTS_MAX:
+                raise Refusal("objects")
+            if depth > DEPTH_MAX:
+                continue
+            if isinstance(item, DictionaryObject):
+                findings |= {ACTIVE[key] for key in item if key in ACTIVE}
+                findings |= {ACTIVE[v] for v in item.values() if isinstance(v, NameObject) and v in ACTIVE}
+                work += [(value, depth + 1) for value in item.values()]
+                if isinstance(item, StreamObject):
+                    unfolded += len(item.get_data())
+                    if unfolded > STREAMS_MAX:
+                        raise Refusal("bomb")
+            elif isinstance(item, ArrayObject):
+                work += [(value, depth + 1) for value in item]
+        return {"pages": pages, "findings": sorted(findings)}
+    except Refusal:
+        raise
+    except (MemoryError, RecursionError) as error:
+        raise Refusal("bomb") from error
+    except Exception as error:
+        # A limit of pypdf's own says so in its name; all else is a document that cannot be read.
+        name = type(error).__name__
+        raise Refusal("bomb" if "Limit" in name and isinstance(error, PdfReadError) else "unreadable") from error
+
+
+def main() -> None:
+    """Read standard input, print what was found."""
+    memory, seconds = int(sys.argv[1]), int(sys.argv[2])
+    resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
+    resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
+    resource.setrlimit(resource.RLIMIT_NPROC, (0, 0))
+    import logging
+
+    logging.disable()
+    try:
+        answer = look(sys.stdin.buffer.read())
+    except Refusal as refusal:
+        answer = {"refused": str(refusal)}
+    print(json.dumps(answer))  # noqa: T201 - the answer to the parent
+
+
+if __name__ == "__main__":
+    main()
