@@ -42,16 +42,19 @@ from proxy.ledger.witnesses import Witnesses, check_quorum, parse_witnesses
 from proxy.ledger.witnesswatch import WitnessWatch
 from proxy.oauth import http as oauth
 from proxy.oauth.errors import REASONS, AuthError
+from proxy.oauth.staffguard import STAFF
 from proxy.peers import Peers
 from proxy.policy.rules import BASES
 from proxy.server import Listener, check_parser, hygiene, request_log, tls_context
+from proxy.staff.http import StaffApi
+from proxy.staff.service import Staff
 from proxy.store.tags import KEY_CLASS as TAGS
 from schema.migrate import pending
 from schema.roles import Role
 
 DRAIN_S = 20.0
 """How long open answers may go on when the gateway stops, seconds."""
-POOL_SIZES = {Role.BILLING: 6, Role.LOG: 5, Role.OAUTH: 6, Role.MONITOR: 2}
+POOL_SIZES = {Role.BILLING: 6, Role.LOG: 5, Role.OAUTH: 6, Role.OPERATOR: 2, Role.MONITOR: 2}
 """Most connections of each role."""
 PUBLISHER_POOL = 4
 """Further ones of role LOG: the publisher's, the follower's, one for proofs to witnesses, one to watch them."""
@@ -104,7 +107,7 @@ def application(
     app = web.Application(
         client_max_size=BODY_MAX,
         middlewares=[
-            request_log(("client_id", CLIENT), ("access_id", ACCESS)),
+            request_log(("client_id", CLIENT), ("staff", STAFF), ("access_id", ACCESS)),
             problems.middleware(issuer, _INNER, auth_error, on_unknown),
             hygiene,
         ],
@@ -217,7 +220,7 @@ class Gateway:
         )
 
         def authorization(app: web.Application) -> Peers:
-            guard = oauth.setup(
+            guards = oauth.setup(
                 app,
                 config=config,
                 pool=pools[Role.OAUTH],
@@ -226,7 +229,8 @@ class Gateway:
                 provider=provider,
                 refused=summary.count,
             )
-            return Peers(guard, spending)
+            StaffApi(Staff(ledger), guards.staff, pools[Role.OPERATOR]).setup(app)
+            return Peers(guards.peers, spending)
 
         log, receipts = LogFiles(published, strangers), Receipts(ledger, published, pools[Role.LOG])
         app = self._app = application(config.issuer, self._disclosure, AuthError, authorization, log, receipts)

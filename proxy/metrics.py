@@ -24,6 +24,7 @@ CONNECTIONS_REFUSED = Counter(
     registry=REGISTRY,
 )
 TOKENS = Counter("tollgate_tokens_issued", "Access tokens issued", ("client",), registry=REGISTRY)
+STAFF_TOKENS = Counter("tollgate_staff_tokens_issued", "Access tokens issued to staff", registry=REGISTRY)
 TOKEN_REFUSALS = Counter("tollgate_token_refusals", "Token requests refused", ("reason",), registry=REGISTRY)
 AUTH_REFUSALS = Counter(
     "tollgate_auth_refusals", "API requests refused for their credentials", ("reason",), registry=REGISTRY

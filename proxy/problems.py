@@ -49,7 +49,7 @@ KINDS: dict[str, Kind] = _kinds(
     Kind("method", 405, "The method is not allowed", "The header Allow says which are."),
     Kind("not_acceptable", 406, "No acceptable form", "Accept or Accept-Encoding rules out every form offered."),
     Kind("timeout", 408, "The request came too slowly", "Headers and body have to be complete within seconds."),
-    Kind("conflict", 409, "It does not go together with what is so", "`detail` says what is so; look again, then decide."),
+    Kind("conflict", 409, "It does not go together with what is so", "`detail` says what is so: look again."),
     Kind("too_large", 413, "The request is too large", "A body holds at most 64 KiB."),
     Kind("media_type", 415, "The body's type is not taken", "Bodies are application/json, uncoded and in one part."),
     Kind("rate", 429, "Too many requests", "Retry-After says when to come back."),

@@ -74,7 +74,7 @@ class Admissions:
         Raises:
             LOST: if the database is away.
         """
-        rows = await self._run(lambda conn: conn.fetch(sql.KEYS, client_id))
+        rows = await self.run(lambda conn: conn.fetch(sql.KEYS, client_id))
         self._clock.observe(rows[0]["now"])
         return {row["kid"]: public_key(json.loads(row["jwk"])) for row in rows if row["kid"] is not None}
 
@@ -103,12 +103,7 @@ class Admissions:
             None if token is None else token.expires_at,
             None if token is None else token.agreement,
         )
-        try:
-            row = await self._run(lambda conn: conn.fetchrow(sql.ADMIT, *arguments))
-        except asyncpg.CheckViolationError:
-            # No partition for that day: the hourly round has not been, nowhere, for days. Make it and ask again.
-            await self.partitions()
-            row = await self._run(lambda conn: conn.fetchrow(sql.ADMIT, *arguments))
+        row = await self.spending(sql.ADMIT, *arguments)
         now = row["now"].timestamp()
         self._clock.observe(row["now"])
         end: date | None = row["agreement_to"]
@@ -133,7 +128,7 @@ class Admissions:
         Raises:
             LOST: if the database is away.
         """
-        await self._run(lambda conn: conn.execute(sql.REVOKE, token.hash, token.expires_at))
+        await self.run(lambda conn: conn.execute(sql.REVOKE, token.hash, token.expires_at))
 
     async def live(self, client_id: str, key: str, token: bytes, expires_at: datetime, agreement: str) -> bool:
         """Say whether all that a token stands on is still so; its expiry is not looked at.
@@ -149,8 +144,21 @@ class Admissions:
             LOST: if the database is away.
         """
         arguments = (client_id, key, token, expires_at, agreement)
-        found: bool = await self._run(lambda conn: conn.fetchval(sql.LIVE, *arguments))
+        found: bool = await self.run(lambda conn: conn.fetchval(sql.LIVE, *arguments))
         return found
+
+    async def spending(self, statement: str, *arguments: Any) -> asyncpg.Record:
+        """Run a statement that spends identifiers and return its row.
+
+        Raises:
+            LOST: if the database is away.
+        """
+        try:
+            return await self.run(lambda conn: conn.fetchrow(statement, *arguments))
+        except asyncpg.CheckViolationError:
+            # No partition for that day: the hourly round has not been, nowhere, for days. Make it and ask again.
+            await self.partitions()
+            return await self.run(lambda conn: conn.fetchrow(statement, *arguments))
 
     async def synchronise(self) -> None:
         """Learn the database's time.
@@ -158,7 +166,7 @@ class Admissions:
         Raises:
             LOST: if the database is away.
         """
-        self._clock.observe(await self._run(lambda conn: conn.fetchval(sql.NOW)))
+        self._clock.observe(await self.run(lambda conn: conn.fetchval(sql.NOW)))
 
     async def partitions(self) -> None:
         """Make the coming days' partitions, drop those that are past.
@@ -166,9 +174,14 @@ class Admissions:
         Raises:
             LOST: if the database is away, or a table stayed locked.
         """
-        await self._run(lambda conn: conn.fetchval(sql.PARTITIONS))
+        await self.run(lambda conn: conn.fetchval(sql.PARTITIONS))
 
-    async def _run(self, work: Callable[[asyncpg.Connection], Awaitable[Any]]) -> Any:
+    async def run(self, work: Callable[[asyncpg.Connection], Awaitable[Any]]) -> Any:
+        """Run one statement on a connection of role OAUTH.
+
+        Raises:
+            LOST: if the database is away.
+        """
         # One limit over both: where every connection is taken, waiting for one is all that happens. The pool's own
         # limit is for giving back a connection whose statement was broken off.
         async with asyncio.timeout(TIMEOUT_S), self._pool.acquire(timeout=TIMEOUT_S) as conn:

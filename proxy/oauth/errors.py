@@ -23,6 +23,7 @@ REASONS = frozenset(
         "request.grant_type",
         "request.authorization",
         "request.resource",
+        "request.exchange",
         # client authentication
         "client.secret",
         "client.assertion_missing",
@@ -31,10 +32,10 @@ REASONS = frozenset(
         "client.disabled",
         "client.network",
         "client.replay",
-        # compact JWS of any kind: prefix assertion., proof., token.
+        # compact JWS of any kind: prefix assertion., proof., token., subject. (a provider's ID token)
         *(
             f"{what}.{how}"
-            for what in ("assertion", "proof", "token")
+            for what in ("assertion", "proof", "token", "subject")
             for how in ("malformed", "header", "type", "alg", "key", "signature", "claims", "time")
         ),
         "proof.missing",
@@ -51,6 +52,16 @@ REASONS = frozenset(
         "token.binding",
         "token.revoked",
         "token.purpose",
+        "subject.missing",
+        "subject.kind",
+        "subject.binding",
+        # what a member of staff may have, who proved themselves
+        "staff.unknown",
+        "staff.suspended",
+        "staff.training_never",
+        "staff.training_overdue",
+        "staff.group",
+        "staff.role",
         # what an authenticated client may have
         "agreement.absent",
         "ocn.none",
@@ -61,6 +72,7 @@ REASONS = frozenset(
         "unavailable.log",
         "unavailable.database",
         "unavailable.keys",
+        "unavailable.provider",
     }
 )
 """Every reason there is: the metric's labels, and what RefusalSummary counts."""
@@ -83,6 +95,7 @@ class TokenError(Exception):
         description: a fixed sentence; nothing the caller wrote.
         reason: one of REASONS.
         headers: further headers of the answer.
+        entered: whether an entry of the log tells of it; what none tells of is counted.
     """
 
     def __init__(
@@ -99,6 +112,7 @@ class TokenError(Exception):
         self.description = description
         self.reason = reason
         self.headers = dict(headers or {})
+        self.entered = False
 
 
 def invalid_request(description: str, reason: str) -> TokenError:

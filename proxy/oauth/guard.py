@@ -7,31 +7,24 @@ used, requests of the minute not spent. So a disabled client and a revoked token
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from datetime import datetime
 from typing import Protocol
 
 import asyncpg
 from aiohttp import web
 
-from keys.errors import KeysError
 from proxy import metrics
 from proxy.config import Config
 from proxy.ledger.model import Entry, Kind, LedgerUnavailable, Tag
 from proxy.ledger.service import Ledger
-from proxy.oauth import details, dpop, peer
+from proxy.oauth import details, peer
 from proxy.oauth.admission import LOST, TIMEOUT_S, Admission, Admissions, Use
-from proxy.oauth.clock import DatabaseClock
-from proxy.oauth.dpop import Proof
-from proxy.oauth.errors import AuthError, Refused
-from proxy.oauth.nonces import Nonces
-from proxy.oauth.signing import TokenKeys
-from proxy.oauth.tokens import Claims, Grant, Reader, same
+from proxy.oauth.errors import AuthError
+from proxy.oauth.presented import NONCE, Presentations, invalid_proof, invalid_token, not_available
+from proxy.oauth.tokens import Claims, Grant, Reader
 from proxy.registry.model import QuotaExceeded
 from proxy.registry.service import spend_rows
-
-NONCE: web.RequestKey[str] = web.RequestKey("tollgate.dpop_nonce", str)
-"""The nonce for the answer's DPoP-Nonce header; http.py's signal puts it there."""
 
 
 class Held(Protocol):
@@ -53,11 +46,10 @@ class Guard:
     """Authenticates requests at the API.
 
     Args:
-        config: issuer, clock_skew_s.
+        config: issuer.
         pool: connections of role OAUTH.
         admissions: the same database, as statements.
-        clock: its time.
-        signing: the token signing keys.
+        presentations: checks tokens and proofs.
         ledger: where refusals of known clients are entered.
         refused: told the reason of every other refusal (RefusalSummary.count).
     """
@@ -67,34 +59,16 @@ class Guard:
         config: Config,
         pool: asyncpg.Pool,
         admissions: Admissions,
-        clock: DatabaseClock,
-        signing: TokenKeys,
+        presentations: Presentations,
         ledger: Ledger,
         refused: Callable[[str], None],
     ) -> None:
-        self._config = config
         self._pool = pool
         self._admissions = admissions
-        self._clock = clock
-        self._signing = signing
         self._ledger = ledger
         self._refused = refused
         self._reader = Reader(config.issuer)
-        self._nonces: Nonces | None = None
-
-    def use_nonces(self, nonces: Nonces) -> None:
-        """Take the nonces (their secret comes from the provider when the application starts)."""
-        self._nonces = nonces
-
-    def nonce(self) -> str:
-        """Return the nonce that the next proof may bear.
-
-        Raises:
-            AuthError: 503, before the application has started.
-        """
-        if self._nonces is None:
-            raise _unavailable("unavailable.keys")
-        return self._nonces.current(self._clock.now())
+        self.presentations = presentations
 
     async def authenticate(self, request: web.Request) -> Grant:
         """Return what the request may be for.
@@ -106,7 +80,7 @@ class Guard:
             AuthError: 400 (doubled or misplaced credentials), 401, 429 (requests of the minute are spent), 503.
         """
         try:
-            request[NONCE] = self.nonce()
+            request[NONCE] = self.presentations.nonce()
             return await self._authenticate(request)
         except AuthError as error:
             metrics.AUTH_REFUSALS.labels(reason=error.reason).inc()
@@ -124,7 +98,7 @@ class Guard:
         try:
             return await self._admissions.live(*held)
         except LOST as error:
-            raise _unavailable("unavailable.database") from error
+            raise not_available("unavailable.database") from error
 
     async def spend_rows(self, client_id: str, rows: int) -> int:
         """Take rows from the client's quota of the day, all or nothing; a negative number gives back. See registry.
@@ -140,7 +114,7 @@ class Guard:
             async with self._pool.acquire(timeout=TIMEOUT_S) as conn:
                 return await spend_rows(conn, client_id, rows)
         except LOST as error:
-            raise _unavailable("unavailable.database") from error
+            raise not_available("unavailable.database") from error
 
     async def spend(self, grant: Grant, rows: int) -> bool:
         """As `spend_rows`; False where there are not so many left.
@@ -156,8 +130,7 @@ class Guard:
 
     async def _authenticate(self, request: web.Request) -> Grant:
         try:
-            token_text, proof_text = _credentials(request)
-            claims, proof = await self._check(request, token_text, proof_text)
+            claims, proof = await self.presentations.check(request, self._reader)
         except AuthError as error:
             if error.error != "use_dpop_nonce":  # a step of the protocol, not a refusal to tell of
                 self._refused(error.reason)
@@ -168,18 +141,18 @@ class Guard:
                 claims.client_id, claims.client_key, address, [Use(proof.use, proof.expires)], claims
             )
         except LOST as error:
-            raise _unavailable("unavailable.database") from error
+            raise not_available("unavailable.database") from error
         if proof.use not in admission.kept:
             # Whoever replays has not the key: counted, not entered, so that nobody can fill the log with one capture.
             self._refused("proof.replay")
-            raise _invalid_proof("proof.replay")
+            raise invalid_proof("proof.replay")
         if admission.over:
             self._refused("rate.exceeded")
             wait = {"Retry-After": str(admission.retry_after)}
             raise AuthError(429, "temporarily_unavailable", "too many requests", "rate.exceeded", wait)
         if reason := _dead(claims, admission):
             await self._deny(claims, address, reason)
-            raise _invalid_token(reason)
+            raise invalid_token(reason)
         held = set(claims.details.ocns)
         ownership = tuple(item for item in admission.ownership if item.ocn in held)
         return Grant(
@@ -199,26 +172,6 @@ class Guard:
             client_key=claims.client_key,
         )
 
-    async def _check(self, request: web.Request, token_text: str, proof_text: str) -> tuple[Claims, Proof]:
-        """Check token and proof without the database."""
-        now, skew = self._clock.now(), self._config.clock_skew_s
-        try:
-            claims = await self._signing.read(self._reader, token_text, now=now, skew=skew)
-        except (KeysError, OSError) as error:
-            raise _unavailable("unavailable.keys") from error
-        except Refused as refused:
-            raise _invalid_token(refused.reason) from refused
-        url = self._config.issuer + peer.path(request)
-        try:
-            proof = dpop.check(proof_text, method=request.method, url=url, now=now, skew=skew, token=token_text)
-        except Refused as refused:
-            raise _invalid_proof(refused.reason) from refused
-        if not same(proof.jkt, claims.jkt):
-            raise _invalid_token("token.binding")
-        if self._nonces is None or not self._nonces.good(proof.nonce, now):
-            raise AuthError(401, "use_dpop_nonce", "a proof needs the nonce of the DPoP-Nonce header", "proof.nonce")
-        return claims, proof
-
     async def _deny(self, claims: Claims, address: str, reason: str) -> None:
         """Enter the refusal of a client that proved itself. The answer is a refusal whether or not this succeeds."""
         tags = [Tag("client", claims.client_id.encode()), Tag("jkt", claims.jkt.encode())]
@@ -236,28 +189,7 @@ class Guard:
         try:
             await self._ledger.append(entry)
         except LedgerUnavailable as error:
-            raise _unavailable("unavailable.log") from error
-
-
-def _credentials(request: web.Request) -> tuple[str, str]:
-    """Return the token and the proof from the headers (RFC 9449 section 7.1)."""
-    if "access_token" in request.query:
-        raise AuthError(400, "invalid_request", "a token is never sent in the URL", "token.query")
-    given: Sequence[str] = request.headers.getall("Authorization", [])
-    if not given:
-        raise AuthError(401, "", "", "token.missing")
-    if len(given) > 1:
-        raise AuthError(400, "invalid_request", "one Authorization header", "token.duplicate")
-    scheme, _, token = given[0].partition(" ")
-    if scheme.lower() == "bearer":
-        # RFC 9449 section 7.2: a bound token is never taken as a bearer token; and there are no others.
-        raise _invalid_token("token.scheme")
-    if scheme.lower() != "dpop" or not token:
-        raise AuthError(401, "", "", "token.scheme")
-    proofs = request.headers.getall("DPoP", [])
-    if len(proofs) != 1:
-        raise _invalid_proof("proof.duplicate" if proofs else "proof.missing")
-    return token, proofs[0]
+            raise not_available("unavailable.log") from error
 
 
 def _dead(claims: Claims, admission: Admission) -> str | None:
@@ -273,15 +205,3 @@ def _dead(claims: Claims, admission: Admission) -> str | None:
     if admission.agreement is None:
         return "agreement.absent"
     return None
-
-
-def _invalid_token(reason: str) -> AuthError:
-    return AuthError(401, "invalid_token", "the token is not good for this request", reason)
-
-
-def _invalid_proof(reason: str) -> AuthError:
-    return AuthError(401, "invalid_dpop_proof", "the DPoP proof is missing or not good", reason)
-
-
-def _unavailable(reason: str) -> AuthError:
-    return AuthError(503, "temporarily_unavailable", "try again shortly", reason, {"Retry-After": "1"})

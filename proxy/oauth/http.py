@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 import asyncpg
@@ -18,14 +18,20 @@ from keys.signing import SigningKeys
 from proxy import metrics
 from proxy.config import Config, ConfigError
 from proxy.ledger.service import Ledger
-from proxy.oauth import details, form, peer
+from proxy.oauth import details, form, peer, stafftokens
 from proxy.oauth.admission import LOST, Admissions
 from proxy.oauth.clock import DatabaseClock
 from proxy.oauth.errors import Refused, TokenError, invalid_client, invalid_request, unavailable
-from proxy.oauth.guard import NONCE, Guard
+from proxy.oauth.guard import Guard
 from proxy.oauth.nonces import Nonces
+from proxy.oauth.presented import NONCE, Presentations
 from proxy.oauth.service import TokenService
 from proxy.oauth.signing import TokenKeys
+from proxy.oauth.staffadmission import StaffAdmissions
+from proxy.oauth.staffexchange import GRANT_TYPE as EXCHANGE
+from proxy.oauth.staffexchange import StaffExchange
+from proxy.oauth.staffguard import StaffGuard
+from proxy.oauth.staffprovider import OpenIdProvider
 from proxy.registry.jwk import ALGORITHMS
 
 TOKEN_PATH = "/oauth/token"  # noqa: S105 - a path
@@ -49,13 +55,15 @@ _Work = Callable[[Mapping[str, str], web.Request], Awaitable[Any]]
 
 
 class _Endpoints:
-    def __init__(self, config: Config, signing: TokenKeys, guard: Guard, refused: Callable[[str], None]) -> None:
+    def __init__(
+        self, config: Config, signing: TokenKeys, presentations: Presentations, refused: Callable[[str], None]
+    ) -> None:
         self._config = config
         self._signing = signing
-        self._guard = guard
+        self._presentations = presentations
         self._refused = refused
         self.service: TokenService | None = None
-        self._metadata = metadata(config.issuer)
+        self._metadata = metadata(config.issuer, config.oidc_issuer, config.oidc_client_id)
 
     async def token(self, request: web.Request) -> web.Response:
         async def work(parameters: Mapping[str, str], request: web.Request) -> dict[str, Any]:
@@ -97,7 +105,7 @@ class _Endpoints:
         headers = dict(_NO_STORE)
         try:
             if nonce and self.service is not None:
-                headers["DPoP-Nonce"] = self._guard.nonce()
+                headers["DPoP-Nonce"] = self._presentations.nonce()
             result = await work(await _parameters(request), request)
         except TokenError as error:
             metrics.TOKEN_REFUSALS.labels(reason=error.reason).inc()
@@ -113,7 +121,7 @@ class _Endpoints:
 
     def _refused_by(self, error: TokenError) -> None:
         """Count what no entry of the log tells: refusals of callers who did not prove themselves, or too many."""
-        if error.error in ("invalid_client", "invalid_request", "unsupported_grant_type") or error.status == 429:
+        if not error.entered and error.error != "use_dpop_nonce" and error.status != 503:
             self._refused(error.reason)
 
 
@@ -148,11 +156,14 @@ async def _parameters(request: web.Request) -> Mapping[str, str]:
         raise invalid_request("the body is not a form as expected", refused.reason) from refused
 
 
-def metadata(issuer: str) -> dict[str, Any]:
-    """Return the authorization server's metadata (RFC 8414 section 2, RFC 9449 section 5.1, RFC 9396 section 10)."""
+def metadata(issuer: str, oidc_issuer: str = "", oidc_client_id: str = "") -> dict[str, Any]:
+    """Return the authorization server's metadata (RFC 8414 section 2, RFC 9449 section 5.1, RFC 9396 section 10).
+
+    Where staff sign in, ``tollgate_staff_sign_in`` (a member of ours) says at which provider, and as which client.
+    """
     algorithms = list(ALGORITHMS)
     authentication = ["private_key_jwt"]
-    return {
+    described: dict[str, Any] = {
         "issuer": issuer,
         "token_endpoint": issuer + TOKEN_PATH,
         "jwks_uri": issuer + JWKS_PATH,
@@ -170,6 +181,14 @@ def metadata(issuer: str) -> dict[str, Any]:
         "dpop_signing_alg_values_supported": algorithms,
         "authorization_details_types_supported": [details.TYPE],
     }
+    if oidc_issuer:
+        described["scopes_supported"] += [stafftokens.SCOPE]
+        described["grant_types_supported"] += [EXCHANGE]
+        # Whoever exchanges is a public client (RFC 7591 section 2); the ID token and the proof say who it is.
+        described["token_endpoint_auth_methods_supported"] = [*authentication, "none"]
+        described["authorization_details_types_supported"] += [stafftokens.TYPE]
+        described["tollgate_staff_sign_in"] = {"issuer": oidc_issuer, "client_id": oidc_client_id}
+    return described
 
 
 def _check(config: Config) -> None:
@@ -202,6 +221,15 @@ async def _rounds(admissions: Admissions) -> None:
             _log.warning("partitions of used identifiers not made: %s", type(error).__name__)
 
 
+class Guards(NamedTuple):
+    """Who authenticates requests at the API."""
+
+    peers: Guard
+    """Carriers' clients."""
+    staff: StaffGuard
+    """Members of staff. Without an OpenID provider nobody has a token for it."""
+
+
 def setup(
     app: web.Application,
     *,
@@ -211,12 +239,12 @@ def setup(
     signing: SigningKeys,
     provider: Provider,
     refused: Callable[[str], None] | None = None,
-) -> Guard:
-    """Add the authorization server's routes to ``app`` and return the guard of the API.
+) -> Guards:
+    """Add the authorization server's routes to ``app`` and return the guards of the API.
 
     Args:
         app: the application, not started yet. Answers to guarded requests get their DPoP-Nonce by a signal on it.
-        config: issuer, token_ttl_s, clock_skew_s.
+        config: issuer, token_ttl_s, clock_skew_s; the oidc_ settings where staff sign in.
         pool: connections of role OAUTH, open when ``app`` starts.
         ledger: the access log, started when ``app`` starts.
         signing: the keyring's signing keys.
@@ -225,29 +253,40 @@ def setup(
             RefusalSummary; None: they are only metrics.
 
     Raises:
-        ConfigError: if the issuer, the tokens' lifetime or the clock skew is not one that can be.
+        ConfigError: if the issuer, the tokens' lifetime, the clock skew or the OpenID provider is not one that can be.
     """
     _check(config)
     told = refused or (lambda reason: None)
     clock = DatabaseClock()
     admissions = Admissions(pool, clock)
     token_keys = TokenKeys(signing)
-    guard = Guard(config, pool, admissions, clock, token_keys, ledger, told)
-    endpoints = _Endpoints(config, token_keys, guard, told)
+    presentations = Presentations(config, clock, token_keys)
+    members = StaffAdmissions(admissions, clock, config.staff_requests_per_minute)
+    guards = Guards(
+        Guard(config, pool, admissions, presentations, ledger, told),
+        StaffGuard(config, members, presentations, ledger, told),
+    )
+    oidc = OpenIdProvider(config) if config.oidc_issuer else None
+    exchange = None if oidc is None else StaffExchange(config, oidc, members, clock, token_keys, ledger)
+    endpoints = _Endpoints(config, token_keys, presentations, told)
 
     async def running(app: web.Application) -> AsyncIterator[None]:
         await admissions.synchronise()
         await admissions.partitions()
         await token_keys.current()  # makes the first key, on disk
         nonces = Nonces(await provider.secret("dpop_nonce"))
-        guard.use_nonces(nonces)
-        endpoints.service = TokenService(config, admissions, clock, nonces, token_keys, ledger)
+        presentations.use_nonces(nonces)
+        if oidc is not None:
+            await oidc.start()
+        endpoints.service = TokenService(config, admissions, clock, nonces, token_keys, ledger, exchange)
         task = asyncio.create_task(_rounds(admissions), name="oauth partitions")
         yield
         endpoints.service = None
         task.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await task
+        if oidc is not None:
+            await oidc.close()
 
     async def put_nonce(request: web.Request, response: web.StreamResponse) -> None:
         if (nonce := request.get(NONCE)) is not None:
@@ -260,4 +299,4 @@ def setup(
     app.router.add_post(INTROSPECT_PATH, endpoints.introspect)
     app.router.add_get(JWKS_PATH, endpoints.jwks)
     app.router.add_get(METADATA_PATH, endpoints.describe)
-    return guard
+    return guards

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,7 +29,10 @@ _NEVER = frozenset({"crit", "b64", "jku", "x5u", "x5c", "zip", "enc"})
 
 @dataclass(frozen=True, slots=True)
 class Compact:
-    """A parsed JWS whose signature has not been checked. ``what`` prefixes reasons: assertion, proof or token."""
+    """A parsed JWS whose signature has not been checked.
+
+    ``what`` prefixes reasons: assertion, proof, token or subject.
+    """
 
     what: str
     text: str
@@ -38,7 +41,7 @@ class Compact:
 
     @property
     def alg(self) -> str:
-        """The algorithm it says it has; one of ALGORITHMS."""
+        """The algorithm it says it has; one of those that `parse` was given."""
         return str(self.header["alg"])
 
 
@@ -76,20 +79,30 @@ def _finite(text: str) -> float:
     return value
 
 
-def parse(what: str, text: str, types: Sequence[str], *, own_key: bool = False) -> Compact:
+def parse(
+    what: str,
+    text: str,
+    types: Sequence[str],
+    *,
+    own_key: bool = False,
+    algorithms: Collection[str] = ALGORITHMS,
+    size_max: int = SIZE_MAX,
+) -> Compact:
     """Take a compact JWS apart.
 
     Args:
-        what: ``assertion``, ``proof`` or ``token``.
+        what: ``assertion``, ``proof``, ``token`` or ``subject``.
         text: the JWS.
         types: media types that ``typ`` may be, lower case; an empty one allows it to be absent.
         own_key: whether ``jwk`` may (and must) stand in the header.
+        algorithms: what ``alg`` may be.
+        size_max: most characters.
 
     Raises:
         Refused: what.malformed, what.header, what.type or what.alg.
     """
     segments = text.split(".")
-    if len(text) > SIZE_MAX or len(segments) != 3 or not all(segments):
+    if len(text) > size_max or len(segments) != 3 or not all(segments):
         raise Refused(f"{what}.malformed")
     try:
         header_bytes, claims_bytes, _ = (b64url_decode(segment) for segment in segments)
@@ -102,7 +115,8 @@ def parse(what: str, text: str, types: Sequence[str], *, own_key: bool = False) 
     kind = header.get("typ", "")
     if not isinstance(kind, str) or kind.lower() not in types:
         raise Refused(f"{what}.type")
-    if header.get("alg") not in ALGORITHMS:
+    alg = header.get("alg")
+    if not isinstance(alg, str) or alg not in algorithms:
         raise Refused(f"{what}.alg")
     return Compact(what, text, header, claims)
 

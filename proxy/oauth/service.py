@@ -30,6 +30,8 @@ from proxy.oauth.dpop import Proof
 from proxy.oauth.errors import Refused, TokenError, invalid_client, invalid_request, unavailable
 from proxy.oauth.nonces import Nonces
 from proxy.oauth.signing import TokenKeys
+from proxy.oauth.staffexchange import GRANT_TYPE as EXCHANGE
+from proxy.oauth.staffexchange import StaffExchange
 from proxy.oauth.tokens import Claims, Reader
 
 _SHOWN_MAX = 2000
@@ -61,6 +63,7 @@ class TokenService:
         nonces: DPoP nonces.
         signing: the token signing keys.
         ledger: the access log.
+        staff: answers token exchanges of staff; None: nobody signs in here.
     """
 
     def __init__(
@@ -71,6 +74,7 @@ class TokenService:
         nonces: Nonces,
         signing: TokenKeys,
         ledger: Ledger,
+        staff: StaffExchange | None = None,
     ) -> None:
         self._config = config
         self._admissions = admissions
@@ -78,10 +82,11 @@ class TokenService:
         self._nonces = nonces
         self._signing = signing
         self._ledger = ledger
+        self._staff = staff
         self._reader = Reader(config.issuer)
 
     async def issue(self, form: Mapping[str, str], proofs: Sequence[str], url: str, address: str) -> dict[str, Any]:
-        """Answer a token request (RFC 6749 section 4.4).
+        """Answer a token request (RFC 6749 section 4.4, RFC 8693 section 2).
 
         Args:
             form: the parameters.
@@ -90,21 +95,24 @@ class TokenService:
             address: the peer's address.
 
         Returns:
-            The members of the answer (RFC 6749 section 5.1, RFC 9396 section 7).
+            The members of the answer (RFC 6749 section 5.1, RFC 8693 section 2.2.1, RFC 9396 section 7).
 
         Raises:
             TokenError: whatever else the answer is.
         """
         if "grant_type" not in form:
             raise invalid_request("grant_type is missing", "request.missing")
+        if form["grant_type"] == EXCHANGE and self._staff is not None:
+            return await self._staff.exchange(form, self._proof(proofs, url), address)
         if form["grant_type"] != "client_credentials":
-            raise TokenError(400, "unsupported_grant_type", "only client_credentials", "request.grant_type")
+            raise TokenError(400, "unsupported_grant_type", "no such grant is given here", "request.grant_type")
         caller = await self._authenticate(form, address, (proofs, url))
         assert caller.proof is not None
         try:
             claims = self._decide(form, caller, caller.proof)
         except TokenError as refusal:
             await self._enter(self._refusal(form, caller, refusal))
+            refusal.entered = True
             raise
         try:
             token = tokens.write(claims, self._config.issuer, await self._signing.current())
@@ -225,6 +233,7 @@ class TokenService:
             raise TokenError(429, "temporarily_unavailable", "too many requests", "rate.exceeded", wait)
         if broken is not None:
             await self._enter(self._refusal(form, caller, broken))
+            broken.entered = True
             raise broken
         return caller
 

@@ -10,17 +10,27 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Protocol, TypeVar
 
 from keys.signing import SigningKey, SigningKeys
 from proxy.oauth.errors import Refused
-from proxy.oauth.tokens import Claims, Reader
+
+T_co = TypeVar("T_co", covariant=True)
+T = TypeVar("T")
 
 FRESH_S = 1.0
 """How old the view may be, seconds."""
 WAIT_S = 5.0
 """How long a request waits for the keyring, seconds."""
+
+
+class Reads(Protocol[T_co]):
+    """Reads one kind of our tokens (tokens.Reader, stafftokens.StaffReader)."""
+
+    def read(self, text: str, published: Sequence[Mapping[str, str]], *, now: float, skew: float) -> T_co:
+        """Check a token and return what it says; raises Refused, token.*."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,8 +71,8 @@ class TokenKeys:
         """
         return list((await self._since(self._steady() - FRESH_S)).public)
 
-    async def read(self, reader: Reader, text: str, *, now: float, skew: float) -> Claims:
-        """Check an access token against the published keys; see `Reader.read`.
+    async def read(self, reader: Reads[T], text: str, *, now: float, skew: float) -> T:
+        """Check an access token against the published keys; see `tokens.Reader.read`.
 
         Raises:
             Refused: token.*.

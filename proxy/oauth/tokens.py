@@ -20,7 +20,7 @@ from keys.signing import SigningKey
 from proxy.oauth import details
 from proxy.oauth.details import SCOPE, Details
 from proxy.oauth.errors import Refused
-from proxy.oauth.jws import check_times, identifier, number, parse, use_hash, verify
+from proxy.oauth.jws import Compact, check_times, identifier, number, parse, use_hash, verify
 from proxy.registry.jwk import JwkError, PublicKey, public_key
 from proxy.registry.model import OcnOwnership
 
@@ -121,15 +121,15 @@ def write(claims: Claims, issuer: str, key: SigningKey) -> str:
     return jwt.encode(payload, key.private_key, algorithm=key.alg, headers={"typ": "at+jwt", "kid": key.kid})
 
 
-class Reader:
-    """Reads tokens; remembers the keys it has parsed."""
+class OwnTokens:
+    """Tokens that we have signed, whatever they are for; remembers the keys it has parsed."""
 
     def __init__(self, issuer: str) -> None:
         self._issuer = issuer
         self._keys: dict[str, PublicKey] = {}
 
-    def read(self, text: str, published: Sequence[Mapping[str, str]], *, now: float, skew: float) -> Claims:
-        """Check an access token (RFC 9068 section 4) and return what it says.
+    def opened(self, text: str, published: Sequence[Mapping[str, str]], *, now: float, skew: float) -> Compact:
+        """Check an access token (RFC 9068 section 4) as far as it is the same for all, and return it taken apart.
 
         Args:
             text: the token.
@@ -150,31 +150,8 @@ class Reader:
             audience=self._issuer,
             issuer=self._issuer,
         )
-        issued, expires = number(compact, "iat"), number(compact, "exp")
         check_times(compact, now, skew, exp_max=LIFETIME_MAX_S + skew)
-        c = compact.claims
-        subject, jkt = c["sub"], c["cnf"].get("jkt") if isinstance(c["cnf"], dict) else None
-        texts = (subject, c["client_id"], c.get("agreement"), c.get("client_key"), jkt)
-        if not all(isinstance(value, str) and value for value in texts) or issued is None or expires is None:
-            raise Refused("token.claims")
-        if c["client_id"] != subject or len(jkt or "") != _THUMBPRINT_CHARS or c["cnf"].keys() != {"jkt"}:
-            raise Refused("token.claims")
-        if c["scope"] != SCOPE:
-            raise Refused("token.purpose")
-        try:
-            narrowed = details.granted(c["authorization_details"])
-        except Refused as error:
-            raise Refused("token.claims") from error
-        return Claims(
-            client_id=subject,
-            token_id=identifier(compact),
-            jkt=str(jkt),
-            client_key=c["client_key"],
-            agreement=c["agreement"],
-            details=narrowed,
-            issued=int(issued),
-            expires=int(expires),
-        )
+        return compact
 
     def _key(self, kid: object, published: Sequence[Mapping[str, str]]) -> PublicKey:
         """Look the kid up; a key that is no longer published is forgotten with it."""
@@ -190,6 +167,42 @@ class Reader:
             except JwkError as error:
                 raise Refused("token.key") from error
         return key
+
+
+class Reader(OwnTokens):
+    """Reads the tokens of carriers' clients."""
+
+    def read(self, text: str, published: Sequence[Mapping[str, str]], *, now: float, skew: float) -> Claims:
+        """Check an access token of a carrier's client and return what it says; arguments as `opened`.
+
+        Raises:
+            Refused: token.*; ``token.purpose`` for any other token of ours, a staff token too.
+        """
+        compact = self.opened(text, published, now=now, skew=skew)
+        c = compact.claims
+        if c["scope"] != SCOPE:
+            raise Refused("token.purpose")
+        subject, jkt = c["sub"], c["cnf"].get("jkt") if isinstance(c["cnf"], dict) else None
+        issued, expires = number(compact, "iat"), number(compact, "exp")
+        texts = (subject, c["client_id"], c.get("agreement"), c.get("client_key"), jkt)
+        if not all(isinstance(value, str) and value for value in texts) or issued is None or expires is None:
+            raise Refused("token.claims")
+        if c["client_id"] != subject or len(jkt or "") != _THUMBPRINT_CHARS or c["cnf"].keys() != {"jkt"}:
+            raise Refused("token.claims")
+        try:
+            narrowed = details.granted(c["authorization_details"])
+        except Refused as error:
+            raise Refused("token.claims") from error
+        return Claims(
+            client_id=subject,
+            token_id=identifier(compact),
+            jkt=str(jkt),
+            client_key=c["client_key"],
+            agreement=c["agreement"],
+            details=narrowed,
+            issued=int(issued),
+            expires=int(expires),
+        )
 
 
 def same(left: str, right: str) -> bool:

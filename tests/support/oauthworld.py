@@ -21,7 +21,7 @@ from keys.file_provider import FileProvider
 from keys.signing import SigningKeys
 from proxy.ledger.model import Kind
 from proxy.ledger.service import Ledger
-from proxy.oauth import AuthError, Guard, setup
+from proxy.oauth import AuthError, Guard, StaffGuard, setup
 from proxy.registry.model import Agreement, Carrier, Client, OcnOwnership
 from proxy.registry.service import Registry
 from schema.roles import Role
@@ -38,6 +38,7 @@ class Gateway:
 
     base: str
     guard: Guard
+    staff: StaffGuard
     app: web.Application
     refusals: Counter[str]
 
@@ -69,7 +70,7 @@ class World:
         )
         app = web.Application()
         refusals: Counter[str] = Counter()
-        guard = setup(
+        guards = setup(
             app,
             config=config,
             pool=pool,
@@ -78,6 +79,8 @@ class World:
             provider=self.provider,
             refused=lambda reason: refusals.update([reason]),
         )
+
+        guard = guards.peers
 
         async def echo(request: web.Request) -> web.Response:
             try:
@@ -101,7 +104,7 @@ class World:
         site = web.TCPSite(runner, "127.0.0.1", 0)
         await site.start()
         host, port = runner.addresses[0][:2]
-        self.gateways.append(Gateway(f"http://{host}:{port}", guard, app, refusals))
+        self.gateways.append(Gateway(f"http://{host}:{port}", guard, guards.staff, app, refusals))
         return self.gateways[-1]
 
     async def peer(
