@@ -1,8 +1,8 @@
 """Documents of a case: taken in pieces, looked at in a process of its own, stored sealed with their SHA-256.
 
 Nothing touches a disk: the document stands in memory (an anonymous file) until it is sealed. At most `AT_ONCE` are
-taken at a time, each of at most 25 MiB. What is not a PDF, is encrypted, or unfolds to more than can be looked at is refused;
-what is active in one (scripts, attachments, actions) is told as findings, and nothing ever runs or opens it.
+taken at a time, each of at most 25 MiB. What is not a PDF, is encrypted, or unfolds to more than can be looked at is
+refused; what is active in one (scripts, attachments, actions) is told as findings, and nothing ever runs or opens it.
 """
 
 from __future__ import annotations
