@@ -26,14 +26,15 @@ class Requirement:
     """What a process must have: met if any one of the named things is there.
 
     ``stated`` are names of texts of ``Served`` that must not be empty; ``signed_by`` who may have signed; ``facts``
-    what may have been attested. ``unless_signed`` lifts it (an administrative subpoena's statute is no grand jury's).
+    what may have been attested.
     """
 
     rule: LegalRule
     stated: tuple[str, ...] = ()
     signed_by: frozenset[Authority] = frozenset()
     facts: frozenset[Fact] = frozenset()
-    unless_signed: frozenset[Authority] = frozenset()
+    if_signed: frozenset[Authority] = frozenset()
+    """Only where one of these signed; empty: always."""
     if_secret: bool = False
     """Only where the process forbids to tell of it."""
 
@@ -176,7 +177,7 @@ _ROWS: Final = (
             Requirement(
                 r.STATUTE,
                 stated=("statute",),
-                unless_signed=frozenset({Authority.JUDGE, Authority.CLERK, Authority.GRAND_JURY, Authority.PROSECUTOR}),
+                if_signed=frozenset({Authority.AGENCY_OFFICER}),
             ),
         ),
         answer_days=10,

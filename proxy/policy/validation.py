@@ -84,6 +84,10 @@ def check(served: Served, now: datetime) -> Validation:
         t = served.targets
         kinds = tuple(sorted(t.kinds))
         scope = Scope(instrument.id, reached.fields, served.start_us, end_us, t.digest, t.count, kinds)
+    if scope is None and not unmet and not beyond:
+        return Deficient(
+            reached.notes, None, tuple(_notes(served))
+        )  # all that is asked for is of a kind that is not held
     if unmet or beyond or scope is None:
         return Deficient((*unmet, *beyond), None if unmet else scope, notes)
     return Validated(scope, instrument.citation, reached.withheld, notes)
@@ -136,7 +140,7 @@ def _general(served: Served, instrument: Instrument) -> list[Finding]:
 def _met(requirement: Requirement, served: Served) -> bool:
     if requirement.if_secret and not served.nondisclosure:
         return True
-    if served.signed_by in requirement.unless_signed:
+    if requirement.if_signed and served.signed_by not in requirement.if_signed:
         return True
     return (
         any(str(getattr(served, name)).strip() for name in requirement.stated)
