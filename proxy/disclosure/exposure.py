@@ -374,7 +374,7 @@ def _entry(
         tags.append(tag_of(subject))  # who was counted finds who counted
     return Entry(
         kind,
-        {"os_user": officer.name},
+        officer.actor,
         request or {},
         outcome or {},
         access_id=count_id,

@@ -121,7 +121,7 @@ class Freezer:
             raise NothingToFreezeError(f"{subject.value} holds no records whose parties can be opened")
         seen, ocns = await self._gather(question, month, span, progress)
         subscribers = await self._number(month, seen, ocns, progress)
-        actor = {"os_user": officer.name}
+        actor = officer.actor
         tags = (Tag("staff", officer.name.encode()), frozen_tag(month))
         entries = 0
         for items in _packed(seen):

@@ -21,7 +21,7 @@ from keys.errors import KeyUnavailable
 from keys.provider import Period
 from proxy.ledger import encoding, sql, tagged
 from proxy.ledger.batch import TAG_CLASS
-from proxy.ledger.model import Entry, EntryError, Kind, OpenedEntry, Tag, month_of, timestamp
+from proxy.ledger.model import JSON, Entry, EntryError, Kind, OpenedEntry, Tag, month_of, timestamp
 from proxy.ledger.reader import open_rows
 from proxy.ledger.withheld import Withheld
 
@@ -124,10 +124,14 @@ def looking(query: Query, who: str, reason: str) -> Entry:
     It can be found by who searched and, where a number or a case was searched for, by that: who asks the log about a
     number has asked about the number.
     """
+    return looking_as(query, {"os_user": who}, (Tag("staff", who.encode()),), reason)
+
+
+def looking_as(query: Query, actor: Mapping[str, JSON], tags: Sequence[Tag], reason: str) -> Entry:
+    """Return the entry of a search by a member of staff who is signed in, as :func:`looking`."""
     asked = tuple(tag for tag in query.tags if tag.domain in _NUMBERS or tag.domain == "case")
     request: dict[str, Any] = {"purpose": "log", "what": "search", "reason": reason, "asked": query.as_json()}
-    staff = Tag("staff", who.encode())
-    return Entry(Kind.LOG_READ, actor={"os_user": who}, request=request, tags=tuple(dict.fromkeys((staff, *asked))))
+    return Entry(Kind.LOG_READ, actor=actor, request=request, tags=tuple(dict.fromkeys((*tags, *asked))))
 
 
 class Search:

@@ -25,6 +25,9 @@ _CASES: Final = "SELECT case_id FROM tollgate.secret_cases() AS s (case_id)"
 DESK_KINDS: Final = frozenset({Kind.CASE_STATE, Kind.CASE_READ, Kind.HOLD_STATE, Kind.PRODUCTION_STATE})
 """Entries that are always some case's."""
 
+DESK_CHANGES: Final = frozenset({"hold.lift", "secrecy.lift"})
+"""Kinds of change that are the desk's, and name no case where they are decided."""
+
 Row = TypeVar("Row", bound=Mapping[str, Any])
 
 
@@ -64,13 +67,19 @@ class Withheld:
         return any(bytes(stored[i : i + size]) in tags for i in range(0, len(stored), size))
 
     def shows(self, entry: OpenedEntry) -> bool:
-        """Say whether an opened entry may be shown; it decides only where tags could not."""
-        if not self.cases or self._tags.get(month_of(entry.at), ()) is not None:
+        """Say whether an opened entry may be shown: it may name a case that its tags do not."""
+        if not self.cases:
             return True
-        if entry.request is None:
-            # Whose it was cannot be told: a carrier's client acts in no case.
-            return entry.actor is None or "client_id" in entry.actor
-        return entry.request.get("case") not in self.cases
+        asked = entry.request
+        if asked is None:
+            # Whose it was, where its tags cannot tell, is not known: a carrier's client acts in no case.
+            blind = self._tags.get(month_of(entry.at), ()) is None
+            return not blind or entry.actor is None or "client_id" in entry.actor
+        if entry.kind is Kind.CHANGE_STATE and asked.get("kind") in DESK_CHANGES:
+            return False
+        payload = asked.get("payload")
+        named = {asked.get("case"), payload.get("case") if isinstance(payload, dict) else None}
+        return self.cases.isdisjoint(named)
 
     async def load(self, conn: asyncpg.Connection, month: int) -> None:
         """Make a month's tags, for `hides`."""

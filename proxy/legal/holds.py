@@ -18,14 +18,12 @@ from __future__ import annotations
 import base64
 import secrets
 from dataclasses import dataclass, replace
-from datetime import datetime, time, timedelta
+from datetime import datetime
 from enum import StrEnum
 from typing import Any, Final
-from zoneinfo import ZoneInfo
 
-PERIOD_DAYS: Final = 90
-RENEWALS: Final = 1
-"""18 U.S.C. 2703(f)(2): once, for as many days again."""
+from proxy.legal.deadlines import day_of, preservation
+
 CITATION: Final = "18 U.S.C. 2703(f)"
 
 
@@ -123,8 +121,7 @@ class Hold:
 
     def day(self, now: datetime) -> int:
         """Return which day of its clock ``now`` is: 0 on the day of the request, counted in its zone."""
-        zone = ZoneInfo(self.zone)
-        return (now.astimezone(zone).date() - self.requested_at.astimezone(zone).date()).days
+        return (day_of(now, self.zone) - day_of(self.requested_at, self.zone)).days
 
     def as_json(self, now: datetime) -> dict[str, Any]:
         """Return it for the legal desk, as JSON values."""
@@ -147,31 +144,21 @@ class Hold:
         return value
 
 
-def ends(requested_at: datetime, zone: ZoneInfo, periods: int = 1) -> datetime:
-    """Return the end of a preservation: the first moment that it does not cover (18 U.S.C. 2703(f)(2)).
+def preserve(hold_id: str, case_id: str, requested_at: datetime, zone: str, months: tuple[int, int], by: str) -> Hold:
+    """Return a preservation that begins with a request; its copy is still to be made.
 
-    Args:
-        requested_at: when the request was received, aware.
-        zone: where its days are counted.
-        periods: 1, or 2 once it was renewed.
+    Raises:
+        DeadlineError: if there is no such zone.
     """
-    day = requested_at.astimezone(zone).date() + timedelta(days=PERIOD_DAYS * periods + 1)
-    return datetime.combine(day, time(), zone)
-
-
-def preserve(
-    hold_id: str, case_id: str, requested_at: datetime, zone: ZoneInfo, months: tuple[int, int], by: str
-) -> Hold:
-    """Return a preservation that begins with a request; its copy is still to be made."""
+    until = preservation(requested_at, zone).expires_at
     return Hold(
-        hold_id, case_id, HoldKind.PRESERVATION, HoldState.PENDING, requested_at, zone.key, *months, by,
-        expires_at=ends(requested_at, zone),
-    )  # fmt: skip
+        hold_id, case_id, HoldKind.PRESERVATION, HoldState.PENDING, requested_at, zone, *months, by, expires_at=until
+    )
 
 
-def pin(hold_id: str, case_id: str, at: datetime, zone: ZoneInfo, months: tuple[int, int], by: str) -> Hold:
+def pin(hold_id: str, case_id: str, at: datetime, zone: str, months: tuple[int, int], by: str) -> Hold:
     """Return the hold of a production that is begun: it has no clock."""
-    return Hold(hold_id, case_id, HoldKind.PRODUCTION, HoldState.PENDING, at, zone.key, *months, by)
+    return Hold(hold_id, case_id, HoldKind.PRODUCTION, HoldState.PENDING, at, zone, *months, by)
 
 
 def renew(hold: Hold, now: datetime) -> Hold:
@@ -189,7 +176,7 @@ def renew(hold: Hold, now: datetime) -> Hold:
         raise HoldError("hold.expired", "its days are over: a renewed request comes before they are; open a new one")
     if state is not HoldState.ACTIVE:
         raise HoldError("hold.state", f"a hold that is {state.value} is not renewed")
-    until = ends(hold.requested_at, ZoneInfo(hold.zone), 1 + RENEWALS)
+    until = preservation(hold.requested_at, hold.zone, renewed=True).expires_at
     return replace(hold, state=HoldState.RENEWED, renewed_at=now, expires_at=until)
 
 

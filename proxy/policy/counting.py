@@ -50,10 +50,18 @@ class Subject:
 
 @dataclass(frozen=True, slots=True)
 class Officer:
-    """Who counts. ``privacy`` says that this process holds the privacy role's login."""
+    """Who counts. ``privacy`` says that this process holds the privacy role's login (and, of somebody who is signed in,
+    that theirs is the role)."""
 
     name: str
     privacy: bool
+    staff: bool = False
+    """``name`` is a staff id, of somebody who is signed in; else the operating system's name for whoever runs this."""
+
+    @property
+    def actor(self) -> dict[str, str]:
+        """What the log says of them."""
+        return {"staff" if self.staff else "os_user": self.name}
 
 
 @dataclass(frozen=True, slots=True)
