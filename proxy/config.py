@@ -46,9 +46,10 @@ class Config:
     clock_skew_s: int = _doc(10, "how far ahead a client's iat or nbf may be, seconds")
     oidc_issuer: str = _doc("", "OpenID provider that staff sign in at, https, byte for byte; empty: nobody can")
     oidc_client_id: str = _doc("", "what Tollgate is called at that provider: the audience of its ID tokens")
-    oidc_ca: str = _doc(
-        "", "PEM that its certificate is verified with, relative to `home`; empty: the system's"
+    oidc_scope: str = _doc(
+        "openid", "scope that staff sign in with; some providers tell groups for `openid groups` only"
     )
+    oidc_ca: str = _doc("", "PEM that its certificate is verified with, relative to `home`; empty: the system's")
     oidc_algorithms: str = _doc("RS256", "what it signs ID tokens with, space between: of RS256, PS256, ES256, EdDSA")
     oidc_groups_claim: str = _doc("groups", "the claim of its ID tokens that lists a person's groups")
     oidc_group_legal_handler: str = _doc("tollgate-legal-handler", "its group of legal handlers; empty: nobody's")

@@ -13,7 +13,7 @@ import json
 import secrets
 import ssl
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Container, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -82,7 +82,9 @@ def _words(problem: Mapping[str, Any]) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class _Token:
+class Token:
+    """An access token, until when (by the monotonic clock, seconds), and what was granted."""
+
     value: str
     until: float
     details: Any
@@ -124,6 +126,7 @@ class Session:
         details: list[dict[str, Any]] | None = None,
         scope: str = SCOPE,
         stall_s: float = 90.0,
+        agent: str = "tollgate-pull",
     ) -> None:
         self.issuer = issuer
         self.client_id = client_id
@@ -135,8 +138,9 @@ class Session:
         self._timeout = aiohttp.ClientTimeout(total=None, connect=30, sock_read=stall_s)
         self._nonces: dict[str, str] = {}  # by origin and purpose: the two servers' nonces are not each other's
         self._metadata: dict[str, Any] = {}
-        self._token: _Token | None = None
+        self._token: Token | None = None
         self._http: aiohttp.ClientSession | None = None
+        self._agent = agent
         self.clock_offset_s = 0.0
         """How far the server's clock is ahead of ours, as its last Date header says."""
 
@@ -145,7 +149,7 @@ class Session:
         connector = aiohttp.TCPConnector(ssl=self._tls, limit=4)
         self._http = aiohttp.ClientSession(
             connector=connector, timeout=self._timeout, auto_decompress=False, cookie_jar=aiohttp.DummyCookieJar(),
-            headers={"User-Agent": "tollgate-pull", "Accept-Encoding": "identity"},
+            headers={"User-Agent": self._agent, "Accept-Encoding": "identity"},
         )  # fmt: skip
         return self
 
@@ -188,30 +192,10 @@ class Session:
         """The ``authorization_details`` of the present token, as the server granted them."""
         return self._token.details if self._token else None
 
-    async def _fetch_token(self) -> _Token:
+    async def _fetch_token(self) -> Token:
         endpoint = (await self.metadata())["token_endpoint"]
         for attempt in (1, 2):
-            now = int(time.time())
-            assertion = self._key.sign(
-                {
-                    "iss": self.client_id,
-                    "sub": self.client_id,
-                    "aud": self.issuer,
-                    "iat": now,
-                    "exp": now + _ASSERTION_TTL_S,
-                    "jti": secrets.token_urlsafe(24),
-                },
-                {"kid": self._key.kid, "typ": "JWT"},
-            )
-            form = {
-                "grant_type": "client_credentials",
-                "scope": self._scope,
-                "client_id": self.client_id,
-                "client_assertion_type": _ASSERTION_TYPE,
-                "client_assertion": assertion,
-            }
-            if self._details is not None:
-                form["authorization_details"] = json.dumps(self._details, separators=(",", ":"))
+            form = self._grant()
             headers = {"DPoP": self._proof("POST", endpoint, "token")}
             started = time.monotonic()
             async with self._send("POST", endpoint, headers, data=form, nonce_for="token") as response:
@@ -220,13 +204,38 @@ class Session:
                     break
                 if attempt == 1 and body.get("error") == "use_dpop_nonce":
                     continue
-                raise Refused(response.status, body, hint=self._clock_hint(body))
+                raise Refused(response.status, body, hint=self._hint(body))
         token, kind = body.get("access_token"), str(body.get("token_type", ""))
         if not isinstance(token, str) or kind.lower() != "dpop":
             raise ClientError(f"the token endpoint gave a token of type {kind!r}; only DPoP is accepted")
-        return _Token(token, started + float(body.get("expires_in", 60)), body.get("authorization_details"))
+        return Token(token, started + float(body.get("expires_in", 60)), body.get("authorization_details"))
 
-    def _clock_hint(self, body: Mapping[str, Any]) -> str:
+    def _grant(self) -> dict[str, str]:
+        """Return the form of a token request (RFC 6749 section 4.4, RFC 7523)."""
+        now = int(time.time())
+        assertion = self._key.sign(
+            {
+                "iss": self.client_id,
+                "sub": self.client_id,
+                "aud": self.issuer,
+                "iat": now,
+                "exp": now + _ASSERTION_TTL_S,
+                "jti": secrets.token_urlsafe(24),
+            },
+            {"kid": self._key.kid, "typ": "JWT"},
+        )
+        form = {
+            "grant_type": "client_credentials",
+            "scope": self._scope,
+            "client_id": self.client_id,
+            "client_assertion_type": _ASSERTION_TYPE,
+            "client_assertion": assertion,
+        }
+        if self._details is not None:
+            form["authorization_details"] = json.dumps(self._details, separators=(",", ":"))
+        return form
+
+    def _hint(self, body: Mapping[str, Any]) -> str:
         if abs(self.clock_offset_s) > _CLOCK_TOLERANCE_S:
             way = "behind" if self.clock_offset_s > 0 else "ahead of"
             return f"this machine's clock is {abs(self.clock_offset_s):.0f} s {way} the server's: set it right"
@@ -302,9 +311,11 @@ class Session:
         *,
         params: Mapping[str, str] | None = None,
         body: Any = None,
+        data: bytes | Path | None = None,
         headers: Mapping[str, str] | None = None,
+        good: Container[int] = (200,),
     ) -> AsyncIterator[aiohttp.ClientResponse]:
-        """Give the answer (status 200) to a request at the API, its body unread and not decompressed.
+        """Give the answer (of a ``good`` status) to a request at the API, its body unread and not decompressed.
 
         A nonce the server asks for is taken over, and a token that has just run out is replaced, once each.
 
@@ -317,19 +328,23 @@ class Session:
             token = await self.token(fresh=renewed and not noncified)
             own = {"Authorization": f"DPoP {token}", "DPoP": self._proof(method, url, "api", token), **(headers or {})}
             extra: dict[str, Any] = {"json": body} if body is not None else {}
-            async with self._send(method, url, own, nonce_for="api", params=params, **extra) as response:
-                if response.status == 200:
-                    yield response
-                    return
-                challenge = response.headers.get("WWW-Authenticate", "")
-                problem = await self._json(response, check=False)
-                if response.status == 401 and "use_dpop_nonce" in challenge and not noncified:
-                    noncified = True
-                    continue
-                if response.status == 401 and "invalid_token" in challenge and not renewed:
-                    renewed, noncified = True, False
-                    continue
-                raise self._refusal(response, problem)
+            with contextlib.ExitStack() as opened:
+                if data is not None:
+                    # A file is opened anew each time: a refused request has read some of it.
+                    extra["data"] = data if isinstance(data, bytes) else opened.enter_context(data.open("rb"))
+                async with self._send(method, url, own, nonce_for="api", params=params, **extra) as response:
+                    if response.status in good:
+                        yield response
+                        return
+                    challenge = response.headers.get("WWW-Authenticate", "")
+                    problem = await self._json(response, check=False)
+            if response.status == 401 and "use_dpop_nonce" in challenge and not noncified:
+                noncified = True
+                continue
+            if response.status == 401 and "invalid_token" in challenge and not renewed:
+                renewed, noncified = True, False
+                continue
+            raise self._refusal(response, problem)
 
     async def get_json(self, path: str) -> dict[str, Any]:
         """Return the JSON object at ``path`` of the API."""

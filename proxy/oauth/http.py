@@ -63,7 +63,7 @@ class _Endpoints:
         self._presentations = presentations
         self._refused = refused
         self.service: TokenService | None = None
-        self._metadata = metadata(config.issuer, config.oidc_issuer, config.oidc_client_id)
+        self._metadata = metadata(config)
 
     async def token(self, request: web.Request) -> web.Response:
         async def work(parameters: Mapping[str, str], request: web.Request) -> dict[str, Any]:
@@ -156,12 +156,12 @@ async def _parameters(request: web.Request) -> Mapping[str, str]:
         raise invalid_request("the body is not a form as expected", refused.reason) from refused
 
 
-def metadata(issuer: str, oidc_issuer: str = "", oidc_client_id: str = "") -> dict[str, Any]:
+def metadata(config: Config) -> dict[str, Any]:
     """Return the authorization server's metadata (RFC 8414 section 2, RFC 9449 section 5.1, RFC 9396 section 10).
 
     Where staff sign in, ``tollgate_staff_sign_in`` (a member of ours) says at which provider, and as which client.
     """
-    algorithms = list(ALGORITHMS)
+    issuer, algorithms = config.issuer, list(ALGORITHMS)
     authentication = ["private_key_jwt"]
     described: dict[str, Any] = {
         "issuer": issuer,
@@ -181,13 +181,17 @@ def metadata(issuer: str, oidc_issuer: str = "", oidc_client_id: str = "") -> di
         "dpop_signing_alg_values_supported": algorithms,
         "authorization_details_types_supported": [details.TYPE],
     }
-    if oidc_issuer:
+    if config.oidc_issuer:
         described["scopes_supported"] += [stafftokens.SCOPE]
         described["grant_types_supported"] += [EXCHANGE]
         # Whoever exchanges is a public client (RFC 7591 section 2); the ID token and the proof say who it is.
         described["token_endpoint_auth_methods_supported"] = [*authentication, "none"]
         described["authorization_details_types_supported"] += [stafftokens.TYPE]
-        described["tollgate_staff_sign_in"] = {"issuer": oidc_issuer, "client_id": oidc_client_id}
+        described["tollgate_staff_sign_in"] = {
+            "issuer": config.oidc_issuer,
+            "client_id": config.oidc_client_id,
+            "scope": config.oidc_scope,
+        }
     return described
 
 
