@@ -194,7 +194,7 @@ class Register:
         await self.ledger.append_in(conn, [entry])
 
     async def refused(self, who: StaffGrant | None, case_id: str, action: Action | str, refusal: CaseError) -> None:
-        """Enter a refusal.
+        """Enter a refusal of somebody.
 
         Raises:
             LedgerUnavailable: the log cannot be written.
@@ -207,6 +207,8 @@ class Register:
             "reason": rule,
             "citation": refusal.citation if isinstance(refusal, Refused) else "",
         }
+        if who is None:
+            return  # nobody was refused: another gateway was first, or the next round will do it
         tags = (Tag("case", case_id.encode()), *_tags(who))
         await self.ledger.append(Entry(Kind.CASE_STATE, _actor(who), request, tags=tags))
 
