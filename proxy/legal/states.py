@@ -66,6 +66,8 @@ class Action(StrEnum):
     RENEW = "renew"
     EXPIRE = "expire"
     SUPERSEDE = "supersede"
+    UNSEAL = "unseal"
+    """The order of non-disclosure was lifted (two people: change kind ``secrecy.lift``)."""
 
 
 class Capacity(StrEnum):
@@ -85,6 +87,7 @@ CAPACITY: Mapping[Action, Capacity] = {
     Action.REVIEW: Capacity.EITHER,
     Action.ACK: Capacity.EITHER,
     Action.CLOSE: Capacity.EITHER,
+    Action.UNSEAL: Capacity.EITHER,
     Action.APPROVE: Capacity.APPROVER,
     Action.CONFIRM: Capacity.APPROVER,
     Action.CONTEST: Capacity.APPROVER,
@@ -149,6 +152,7 @@ def _transitions() -> tuple[Transition, ...]:
         *to(a.RENEW, s.RENEWED, s.ACTIVE),
         *to(a.EXPIRE, s.EXPIRED, *holding),
         *to(a.SUPERSEDE, s.SUPERSEDED, *holding),
+        *stay(a.UNSEAL, *s),
     )
 
 

@@ -1,6 +1,6 @@
 """Shredding a month: the keys of some of its classes are destroyed, and what was sealed under them opens for nobody.
 
-Two operators order it (change kind ``shred``); this carries it out. What holds: nothing of a month goes before 18
+Two operators order it (change kind ``store.shred``); this carries it out. What holds: nothing of a month goes before 18
 whole months are over (47 CFR 42.6), before what was shown of it is frozen (deploy/docs/exposure.md), or while a copy of
 it is being made for the legal desk; an entry of the log names month, classes and data keys before the first key goes.
 Copies that are held are sealed under keys of their own, and stay.

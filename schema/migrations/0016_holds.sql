@@ -39,8 +39,8 @@ CREATE TABLE tollgate.hold (
     CHECK (first_month <= last_month),
     CHECK ((kind = 'preservation') = (expires_at IS NOT NULL)),
     -- 18 U.S.C. 2703(f)(2): 90 days, once 90 more; each to the end of its last day, and a change of the clocks.
-    CHECK (expires_at <= requested_at + CASE WHEN renewed_at IS NULL THEN interval '2209 hours' ELSE interval '4369 hours' END),
-    CHECK (expires_at >= requested_at + CASE WHEN renewed_at IS NULL THEN interval '2159 hours' ELSE interval '4319 hours' END),
+    CHECK (expires_at BETWEEN requested_at + interval '1 hour' * CASE WHEN renewed_at IS NULL THEN 2159 ELSE 4319 END
+        AND requested_at + interval '1 hour' * CASE WHEN renewed_at IS NULL THEN 2185 ELSE 4345 END),
     CHECK ((renewed_at IS NULL) = (renewed_by IS NULL)),
     CHECK (state <> 'renewed' OR renewed_at IS NOT NULL),
     CHECK (state NOT IN ('active', 'renewed', 'superseded') OR sealed_at IS NOT NULL),
@@ -141,25 +141,74 @@ END $$;
 REVOKE ALL ON FUNCTION tollgate.hold_key_destroyed(text) FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION tollgate.hold_key_destroyed(text) TO tollgate_cases;
 
--- Lifting a hold is two people's (change kind hold.lift): the operators' role, in which changes are applied, can do just
--- what an approved change says. It tells the case, which the change does not name.
+-- Three kinds of change (proxy/legal/kinds.py). The operators' role, in which changes are applied, can do through these
+-- functions just what a change says that was approved in the same transaction.
+INSERT INTO tollgate.change_kind (kind, proposer, approver) VALUES
+    ('hold.lift', 'legal_handler', 'legal_approver'),
+    ('secrecy.lift', 'legal_handler', 'legal_approver'),
+    ('store.shred', 'operator', 'operator');
+
+-- The payload of a change of a kind that was approved just now.
+CREATE FUNCTION tollgate.approved_payload(change uuid, wanted text) RETURNS jsonb
+    LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    found record;
+BEGIN
+    SELECT a.kind, a.payload INTO found FROM tollgate.approved_change(change) a;
+    IF found.kind IS DISTINCT FROM wanted THEN
+        RAISE EXCEPTION 'the change is not one of kind %', wanted USING ERRCODE = 'insufficient_privilege';
+    END IF;
+    RETURN found.payload;
+END $$;
+REVOKE ALL ON FUNCTION tollgate.approved_payload(uuid, text) FROM PUBLIC;
+
+-- Lifts a hold; tells its case, which the change does not name. NULL: there is no such hold, or it has ended.
 CREATE FUNCTION tollgate.hold_lift(change uuid) RETURNS text
     LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     lifted text;
 BEGIN
-    UPDATE tollgate.hold SET state = 'lifted', ended_at = now(), change_id = change
-    WHERE hold_id = (tollgate.approved_change(change, 'hold.lift')::jsonb)->>'hold'
-        AND state IN ('pending', 'active', 'renewed', 'superseded')
-    RETURNING case_id INTO lifted;
+    UPDATE tollgate.hold h SET state = 'lifted', ended_at = now(), change_id = change
+    WHERE h.hold_id = tollgate.approved_payload(change, 'hold.lift') ->> 'hold'
+        AND h.state IN ('pending', 'active', 'renewed', 'superseded')
+    RETURNING h.case_id INTO lifted;
     RETURN lifted;
 END $$;
 REVOKE ALL ON FUNCTION tollgate.hold_lift(uuid) FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION tollgate.hold_lift(uuid) TO tollgate_operator;
+ALTER TABLE tollgate.hold ADD FOREIGN KEY (change_id) REFERENCES tollgate.change;
+
+-- In whatever state a case is, the order that keeps it secret can end.
+INSERT INTO tollgate.case_transition (action, from_state, to_state)
+SELECT 'unseal', s, s FROM unnest(ARRAY['received', 'validated', 'deficient', 'objected', 'approved', 'extracted',
+    'reviewed', 'certified', 'delivered', 'acknowledged', 'closed', 'active', 'renewed', 'expired', 'superseded']) s;
+
+-- Lifts the order that binds a case, as an event of the case. False: there is no such case, or nothing to lift.
+CREATE FUNCTION tollgate.secrecy_lift(change uuid, entry uuid) RETURNS boolean
+    LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    moved record;
+BEGIN
+    UPDATE tollgate.legal_case c SET version = c.version + 1, changed_at = now(), secrecy_lifted_at = now()
+    WHERE c.case_id = tollgate.approved_payload(change, 'secrecy.lift') ->> 'case'
+        AND c.secrecy <> 'none' AND c.secrecy_lifted_at IS NULL
+    RETURNING c.case_id, c.version, c.state, c.scope_version INTO moved;
+    IF NOT FOUND THEN
+        RETURN false;
+    END IF;
+    INSERT INTO tollgate.case_event (case_id, version, action, from_state, to_state, actor, capacity, scope_version,
+        entry_id)
+    SELECT moved.case_id, moved.version, 'unseal', moved.state, moved.state, g.decided_by, 'either', moved.scope_version,
+        entry
+    FROM tollgate.change g WHERE g.change_id = change;
+    RETURN true;
+END $$;
+REVOKE ALL ON FUNCTION tollgate.secrecy_lift(uuid, uuid) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION tollgate.secrecy_lift(uuid, uuid) TO tollgate_operator;
 
 -- Shredding (deploy/docs/keys.md): an order that two operators gave, when it began and when it was done.
 CREATE TABLE tollgate.shred (
-    change_id uuid PRIMARY KEY,
+    change_id uuid PRIMARY KEY REFERENCES tollgate.change,
     month int NOT NULL CHECK (month BETWEEN 190001 AND 999912 AND month % 100 BETWEEN 1 AND 12),
     classes text[] NOT NULL CHECK (cardinality(classes) BETWEEN 1 AND 11 AND classes <@ ARRAY['timing', 'parties',
         'routing', 'ingress_leg', 'egress_leg', 'location', 'subscriber', 'device', 'source', 'tags', 'fingerprints']),
@@ -184,11 +233,11 @@ BEGIN
     END IF;
 END $$;
 
--- Puts an approved change of kind `shred` on record, in the transaction of its approval.
+-- Puts an approved change of kind store.shred on record, in the transaction of its approval.
 CREATE FUNCTION tollgate.shred_order(change uuid) RETURNS void
     LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
-    asked jsonb := tollgate.approved_change(change, 'shred')::jsonb;
+    asked jsonb := tollgate.approved_payload(change, 'store.shred');
 BEGIN
     PERFORM tollgate.shred_floor((asked->>'month')::int);
     INSERT INTO tollgate.shred (change_id, month, classes)
