@@ -80,7 +80,8 @@ class ChangeKind(Protocol):
 
     The same roles stand in ``tollgate.change_kind``, where the database holds them. A part that has kinds of its own
     (the legal desk: lifting a hold, shredding) gives objects of this shape to the composition root and adds their rows
-    in its migration. Both methods raise `RegistryError` (or its NotFound and Conflict) with words for people.
+    in its migration. Both methods raise `RegistryError` or `StaffError` (or their NotFound and Conflict) with words for
+    people.
     """
 
     @property

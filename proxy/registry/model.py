@@ -91,6 +91,11 @@ class OcnOwnership:
         """First moment after it, microseconds since 1970-01-01 UTC; None: open."""
         return None if self.valid_to is None else day_us(self.valid_to)
 
+    def as_json(self) -> dict[str, str | None]:
+        """Return the OCN and its days as JSON values."""
+        end = None if self.valid_to is None else self.valid_to.isoformat()
+        return {"ocn": self.ocn, "from": self.valid_from.isoformat(), "to": end}
+
 
 @dataclass(frozen=True, slots=True)
 class Agreement:

@@ -1,8 +1,8 @@
-"""The registry's statements. Every change runs in the transaction that also writes its log entry."""
+"""The registry's statements. Each runs in the transaction that also writes its log entry."""
 
 from __future__ import annotations
 
-ADD_CARRIER = "INSERT INTO tollgate.carrier (carrier_id, name) VALUES ($1, $2)"
+ADD_CARRIER = "INSERT INTO tollgate.carrier (carrier_id, name, change_id) VALUES ($1, $2, $3)"
 
 DISABLE_CARRIER = """
 UPDATE tollgate.carrier SET disabled_at = now() WHERE carrier_id = $1 AND disabled_at IS NULL RETURNING disabled_at
@@ -12,8 +12,10 @@ CARRIER_STATE = "SELECT disabled_at FROM tollgate.carrier WHERE carrier_id = $1"
 
 # A period that was taken back (valid_to = valid_from) may be given again.
 ADD_OCN = """
-INSERT INTO tollgate.carrier_ocn AS o (ocn, code, valid_from, valid_to, carrier_id) VALUES ($1, $2, $3, $4, $5)
-ON CONFLICT (ocn, carrier_id, valid_from) DO UPDATE SET valid_to = excluded.valid_to WHERE o.valid_to = o.valid_from
+INSERT INTO tollgate.carrier_ocn AS o (ocn, code, valid_from, valid_to, carrier_id, change_id)
+VALUES ($1, $2, $3, $4, $5, $6)
+ON CONFLICT (ocn, carrier_id, valid_from)
+DO UPDATE SET valid_to = excluded.valid_to, change_id = excluded.change_id WHERE o.valid_to = o.valid_from
 RETURNING true
 """
 
@@ -24,8 +26,8 @@ RETURNING valid_from, valid_to
 """
 
 ADD_AGREEMENT = """
-INSERT INTO tollgate.agreement (reference, carrier_id, in_force_from, in_force_to, cpni_clause)
-VALUES ($1, $2, $3, $4, $5)
+INSERT INTO tollgate.agreement (reference, carrier_id, in_force_from, in_force_to, cpni_clause, change_id)
+VALUES ($1, $2, $3, $4, $5, $6)
 """
 
 DISABLE_AGREEMENT = """
@@ -34,8 +36,8 @@ RETURNING carrier_id, disabled_at
 """
 
 ADD_CLIENT = """
-INSERT INTO tollgate.client (client_id, carrier_id, networks, requests_per_minute, rows_per_day)
-VALUES ($1, $2, $3, $4, $5)
+INSERT INTO tollgate.client (client_id, carrier_id, networks, requests_per_minute, rows_per_day, change_id)
+VALUES ($1, $2, $3, $4, $5, $6)
 """
 
 DISABLE_CLIENT = """
@@ -48,7 +50,10 @@ LOCK_CLIENT = "SELECT client_id, disabled_at FROM tollgate.client WHERE client_i
 
 COUNT_KEYS = "SELECT count(*) FROM tollgate.client_key WHERE client_id = $1 AND disabled_at IS NULL"
 
-ADD_KEY = "INSERT INTO tollgate.client_key (client_id, kid, alg, jwk, thumbprint) VALUES ($1, $2, $3, $4::jsonb, $5)"
+ADD_KEY = """
+INSERT INTO tollgate.client_key (client_id, kid, alg, jwk, thumbprint, change_id)
+VALUES ($1, $2, $3, $4::jsonb, $5, $6)
+"""
 
 DISABLE_KEY = """
 UPDATE tollgate.client_key SET disabled_at = now() WHERE client_id = $1 AND kid = $2 AND disabled_at IS NULL

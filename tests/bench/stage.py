@@ -7,7 +7,6 @@ import contextlib
 import json
 import os
 import secrets
-import subprocess
 import sys
 import tempfile
 from collections.abc import AsyncIterator, Sequence
@@ -30,6 +29,7 @@ from proxy.store.reseal.roll import roll
 from schema.migrate import migrate
 from schema.roles import Role, create_roles, new_passwords
 from tests.support.oauth import Key, new_key
+from tests.support.operators import make
 
 ISSUER = "https://gate.example"
 
@@ -136,19 +136,19 @@ async def gateway(stage: Stage, ocns: Sequence[str]) -> AsyncIterator[Gate]:
         "TOLLGATE_METRICS_PORT": "0",
         "TOLLGATE_TLS_CERT": "",
     }
-    jwks = stage.folder / "client.jwk"
-    jwks.write_text(json.dumps(key.public))
-    owned = [part for ocn in ocns for part in ("--ocn", f"{ocn}:2000-01-01")]
+    owned = [{"ocn": ocn, "from": "2000-01-01"} for ocn in ocns]
     client = "bench-" + secrets.token_hex(4)
-    clause = ["--from", "2000-01-01", "--cpni-clause", "9"]
-    limits = ["--requests-per-minute", "1000000", "--rows-per-day", "1000000000"]
-    for arguments in (
-        ["carrier", "add", "bench", "--name", "Example Carrier", *owned],
-        ["agreement", "add", "ICA-1", "--carrier", "bench", *clause],
-        ["client", "add", client, "--carrier", "bench", "--jwks", str(jwks), "--network", "127.0.0.0/8", *limits],
-    ):
-        done = await asyncio.to_thread(subprocess.run, [*command, *arguments], env=environ, capture_output=True)
-        assert done.returncode == 0, done.stderr.decode()
+    limits = {"requests_per_minute": 1_000_000, "rows_per_day": 1_000_000_000}
+    terms = {"agreement": "ICA-1", "carrier": "bench", "from": "2000-01-01", "cpni_clause": "9"}
+    billing = {"client": client, "carrier": "bench", "jwks": [key.public], "networks": ["127.0.0.0/8"], **limits}
+    await make(
+        stage.config,
+        [
+            ("carrier.add", {"carrier": "bench", "name": "Example Carrier", "ocns": owned}),
+            ("agreement.add", terms),
+            ("client.add", billing),
+        ],
+    )
     log = (stage.folder / "gateway.log").open("wb")
     process = await asyncio.create_subprocess_exec(
         *command, "serve", "--json", env=environ, stdout=asyncio.subprocess.PIPE, stderr=log

@@ -16,6 +16,7 @@ from keys.datakeys import DataKeys
 from keys.file_provider import FileProvider
 from proxy.ledger.model import Kind, LedgerUnavailable, Tag
 from proxy.ledger.service import Ledger
+from proxy.registry.jwk import registered
 from proxy.registry.model import (
     Agreement,
     Carrier,
@@ -30,6 +31,7 @@ from proxy.registry.service import Registry, spend_rows
 from schema.roles import Role
 from tests.conftest import Database
 from tests.support.oauth import new_key
+from tests.support.operators import FIRST, SECOND, Operators, grant_of, set_up
 
 NETWORKS = (ip_network("127.0.0.0/8"),)
 
@@ -39,11 +41,12 @@ class World:
     conn: asyncpg.Connection
     """Role OPERATOR."""
     ledger: Ledger
-    registry: Registry
+    registry: Operators
 
     async def changes(self) -> list[dict[str, Any]]:
-        entries = await self.ledger.read(kinds=[Kind.REGISTRY_CHANGE])
-        return [entry.request or {} for entry in entries]
+        """What was told of carriers, agreements, clients."""
+        told = [entry.request or {} for entry in await self.ledger.read(kinds=[Kind.REGISTRY_CHANGE])]
+        return [request for request in told if not request["change"].startswith("staff.")]
 
 
 @pytest.fixture
@@ -54,7 +57,7 @@ async def world(database: Database) -> AsyncIterator[World]:
         ledger = Ledger(pool, DataKeys(provider))
         await ledger.start()
         try:
-            yield World(conn, ledger, Registry(ledger, by="operator-1"))
+            yield World(conn, ledger, await set_up(conn, ledger))
         finally:
             await ledger.close()
             await conn.close()
@@ -73,9 +76,11 @@ async def test_every_change_is_one_entry(world: World) -> None:
     await r.add_ocn(c, OcnOwnership("123B", "carrier-a", date(2024, 1, 1), date(2025, 1, 1)))
     await r.end_ocn(c, "carrier-a", "123B", date(2024, 6, 1), "sold")
     await r.add_agreement(c, Agreement("ICA-1", "carrier-a", date(2020, 1, 1), None, "s. 9"))
-    keys = await r.add_client(c, client())
+    given = client()
+    await r.add_client(c, given)
+    first = registered(given.jwks[0])
     await r.add_key(c, "billing-a", new_key("EdDSA").public)
-    await r.disable_key(c, "billing-a", keys[0].kid, "retired")
+    await r.disable_key(c, "billing-a", first.kid, "retired")
     await r.disable_client(c, "billing-a", "stolen")
     await r.disable_agreement(c, "ICA-1", "ended")
     await r.disable_carrier(c, "carrier-a", "gone")
@@ -86,9 +91,11 @@ async def test_every_change_is_one_entry(world: World) -> None:
     ]  # fmt: skip
     assert changes[0]["ocns"] == [{"ocn": "123A", "from": "2020-01-01", "to": None}]
     assert changes[2]["ocns"] == [{"ocn": "123B", "from": "2024-01-01", "to": "2024-06-01"}]
-    assert changes[6]["keys"] == [{"kid": keys[0].kid, "thumbprint": keys[0].public.thumbprint}]
-    entries = await world.ledger.read(kinds=[Kind.REGISTRY_CHANGE])
-    assert {e.actor["os_user"] for e in entries if e.actor} == {"operator-1"}
+    assert changes[6]["keys"] == [{"kid": first.kid, "thumbprint": first.public.thumbprint}]
+    entries = [e for e in await world.ledger.read(kinds=[Kind.REGISTRY_CHANGE]) if "carrier" in (e.request or {})]
+    # What widens was approved by the second operator; what ends, the first ended alone.
+    by = {(e.request["change"].rpartition(".")[2], e.actor["staff"]) for e in entries if e.request and e.actor}
+    assert by == {("add", SECOND), ("end", FIRST), ("disable", FIRST)}
 
 
 async def test_what_is_refused_leaves_neither_row_nor_entry(world: World) -> None:
@@ -232,6 +239,7 @@ async def test_a_first_spend_over_the_quota_is_refused(world: World, database: D
         (Role.OPERATOR, "UPDATE tollgate.carrier_ocn SET carrier_id = 'x'"),
         (Role.OAUTH, "UPDATE tollgate.client SET disabled_at = NULL"),
         (Role.OAUTH, "INSERT INTO tollgate.carrier (carrier_id, name) VALUES ('x', 'x')"),
+        (Role.OPERATOR, "INSERT INTO tollgate.carrier (carrier_id, name) VALUES ('x', 'x')"),
         (Role.OAUTH, "DELETE FROM tollgate.used_jti"),
         (Role.OAUTH, "DELETE FROM tollgate.token_revoked"),
         (Role.OAUTH, "UPDATE tollgate.used_jti SET hash = hash"),
@@ -254,8 +262,15 @@ async def test_a_role_may_do_no_more_than_it_needs(database: Database, role: Rol
 
 async def test_changes_are_found_by_who_made_them(world: World) -> None:
     await world.registry.add_carrier(world.conn, Carrier("carrier-a", "Example Carrier A"))
-    await Registry(world.ledger, by="operator-7").disable_carrier(world.conn, "carrier-a", "gone")
+    by = grant_of("operator-7")
+    ending = Registry(world.ledger, actor=by.actor(), tags=by.tags())
+    await ending.disable_carrier(world.conn, "carrier-a", "gone")
     now = datetime.now(UTC)
     day = timedelta(days=1)
     found = await world.ledger.find(Tag("staff", b"operator-7"), first=now - day, last=now + day)
     assert [e.request["change"] for e in found if e.request] == ["carrier.disable"]
+    # What widens is found by who approved it, and by who proposed it.
+    for staff_id, count in ((FIRST, 2), (SECOND, 1)):
+        found = await world.ledger.find(Tag("staff", staff_id.encode()), first=now - day, last=now + day)
+        kinds = [e.kind for e in found if e.request and "digest" in e.request]
+        assert kinds == [Kind.CHANGE_STATE] * count

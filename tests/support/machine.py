@@ -18,7 +18,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-SAMPLES = Path(__file__).parents[1] / "data" / "kamailio"
+ROOT = Path(__file__).parents[2]
+SAMPLES = ROOT / "tests" / "data" / "kamailio"
 WINDOW = ("--from", "2026-11-01", "--to", "2026-12-01")
 
 
@@ -120,16 +121,25 @@ class Machine:
         )  # fmt: skip
         assert done.returncode == 0, done.stderr
 
+    def change(self, *wanted: tuple[str, dict[str, Any]]) -> None:
+        """Make changes (kind, payload), proposed by one operator and approved by another, beside the gateway."""
+        done = subprocess.run(
+            [sys.executable, "-m", "tests.support.operators"], env=self.environment | {"PYTHONPATH": str(ROOT)},
+            cwd=self.folder, text=True, check=False, capture_output=True, input=json.dumps(wanted), timeout=120,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+
     def add_carrier(self, name: str, *ocns: str) -> None:
         """A carrier with an agreement and a client, its key made by itself."""
-        owned = [part for ocn in ocns for part in ("--ocn", f"{ocn}:2026-01-01")]
-        self.tollgate("carrier", "add", name, "--name", f"Example Carrier {name[-1].upper()}", *owned)
-        self.tollgate("agreement", "add", f"ICA-{name}", "--carrier", name, "--from", "2026-01-01",
-                      "--cpni-clause", "section 9")  # fmt: skip
         jwk = self.tollgate("pull", "keygen", "--out", f"{name}.pem").stdout
-        (self.folder / f"{name}.jwk").write_text(jwk)
-        self.tollgate("client", "add", f"billing-{name}", "--carrier", name, "--jwks", f"{name}.jwk",
-                      "--network", "127.0.0.0/8", "--network", "::1/128")  # fmt: skip
+        owned = [{"ocn": ocn, "from": "2026-01-01"} for ocn in ocns]
+        terms = {"agreement": f"ICA-{name}", "carrier": name, "from": "2026-01-01", "cpni_clause": "section 9"}
+        client = {"client": f"billing-{name}", "carrier": name, "jwks": [json.loads(jwk)]}
+        self.change(
+            ("carrier.add", {"carrier": name, "name": f"Example Carrier {name[-1].upper()}", "ocns": owned}),
+            ("agreement.add", terms),
+            ("client.add", {**client, "networks": ["127.0.0.0/8", "::1/128"]}),
+        )
 
     def act_as(self, name: str) -> None:
         """Pull as this carrier from now on."""

@@ -23,10 +23,10 @@ from proxy.ledger.model import Kind
 from proxy.ledger.service import Ledger
 from proxy.oauth import AuthError, Guard, StaffGuard, setup
 from proxy.registry.model import Agreement, Carrier, Client, OcnOwnership
-from proxy.registry.service import Registry
 from schema.roles import Role
 from tests.conftest import Database
 from tests.support.oauth import Key, Peer, new_key
+from tests.support.operators import Operators, set_up
 
 ISSUER = "https://tollgate.example"
 """Not where the tests' servers listen: what counts is the issuer's name, never the Host header."""
@@ -50,7 +50,7 @@ class World:
     database: Database
     operator: asyncpg.Connection
     ledger: Ledger
-    registry: Registry
+    registry: Operators
     session: aiohttp.ClientSession
     stack: contextlib.AsyncExitStack
     provider: FileProvider
@@ -151,7 +151,7 @@ async def world_fixture(database: Database) -> AsyncIterator[World]:
         operator = await asyncpg.connect(database.config.role_url(Role.OPERATOR))
         stack.push_async_callback(operator.close)
         session = await stack.enter_async_context(aiohttp.ClientSession())
-        registry = Registry(ledger, by="operator-1")
+        registry = await set_up(operator, ledger)
         made = World(database, operator, ledger, registry, session, stack, provider)
         for letter, ocns in (("a", ("123A", "123B")), ("b", ("456B",))):
             carrier = f"carrier-{letter}"
