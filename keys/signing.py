@@ -1,9 +1,10 @@
 """Asymmetric signing keys, kept in the keyring: one current key for each purpose, older public halves for a while.
 
-Purposes: ``token`` (access tokens, ES256) and ``log`` (checkpoints of the access log, EdDSA with Ed25519). The private
-half of a key that was replaced is gone at once; its public half stays published until what it signed has run out.
-A key's id is its RFC 7638 thumbprint. Methods read files when the keyring has changed: a first call belongs in
-asyncio.to_thread, later ones cost a stat(2) or three.
+Purposes: ``token`` (access tokens, ES256), ``log`` (checkpoints of the access log, EdDSA with Ed25519) and
+``production`` (manifests of what is handed over in legal process, the same). The private half of a key that was
+replaced is gone at once; its public half stays published until what it signed has run out. A key's id is its RFC 7638
+thumbprint. Methods read files when the keyring has changed: a first call belongs in asyncio.to_thread, later ones cost
+a stat(2) or three.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ PrivateKey = EllipticCurvePrivateKey | Ed25519PrivateKey
 
 ES256 = "ES256"
 EDDSA = "EdDSA"
-ALGORITHMS = {"token": ES256, "log": EDDSA}
+ALGORITHMS = {"token": ES256, "log": EDDSA, "production": EDDSA}
 """What a purpose signs with unless told otherwise."""
 
 

@@ -14,7 +14,7 @@ from proxy.cli.common import emit, json_option, ledger, operator, provider, run,
 from proxy.config import Config
 from proxy.ledger.model import Entry, Kind, Tag, new_id
 
-TOKEN, LOG = "token", "log"
+TOKEN, LOG, PRODUCTION = "token", "log", "production"
 """The purposes of signing keys."""
 FOR_EVER = datetime(9999, 12, 31, tzinfo=UTC)
 
@@ -79,6 +79,23 @@ def log_key(ctx: click.Context, as_json: bool) -> None:
         return
     click.echo(f"checkpoints are signed with key {new}; {old} is kept to check what it signed")
     click.echo("give the new key to witnesses and auditors:  tollgate log key")
+
+
+@rotate.command("production")
+@json_option
+@click.pass_context
+def production_key(ctx: click.Context, as_json: bool) -> None:
+    """Sign the manifests of productions with a fresh key from now on.
+
+    The old key signs nothing more; its public half is kept for ever, because old productions are verified with it.
+    Publish the new key (`tollgate production key`) where recipients find the old one.
+    """
+    old, new = run(_rotate_signing(settings(ctx), PRODUCTION, None, FOR_EVER))
+    if as_json:
+        emit({"rotated": PRODUCTION, "kid": new, "replaced": old})
+        return
+    click.echo(f"productions are signed with key {new}; {old} is kept to verify what it signed")
+    click.echo("publish the new key for whoever receives productions:  tollgate production key")
 
 
 async def _rotate_root(config: Config) -> None:

@@ -12,7 +12,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from proxy.legal.production.layout import LABELS
 from proxy.legal.production.model import Facts, FileFact, Rule
 from proxy.legal.production.pages import window
 from proxy.legal.production.survey import Survey
@@ -177,8 +176,8 @@ def _search(facts: Facts, fields: Sequence[Field], survey: Survey, files: Sequen
     how = facts.access_note or "The search was made once, and its result was kept apart from then on."
     return [
         Block(
-            f"In answer to the instrument named above, the records produced here were searched for in {employer}'s store"
-            f" of call detail records. {how} The search was:"
+            f"In answer to the instrument named above, the records produced here were searched for in {employer}'s"
+            f" store of call detail records. {how} The search was:"
         ),
         Block(lines=tuple(_search_lines(facts, fields, files))),
         Block(
@@ -232,7 +231,8 @@ def _source_lines(facts: Facts, survey: Survey, files: Sequence[FileFact]) -> li
         name = each.name if each.name.isprintable() else ascii(each.name)
         lines += [
             name,
-            f"  {extent.rows:,} records, lines {extent.first:,} to {extent.last:,} of {each.lines:,}; {each.bytes:,} bytes",
+            f"  {extent.rows:,} records, lines {extent.first:,} to {extent.last:,} of {each.lines:,}",
+            f"  {each.bytes:,} bytes",
             f"  taken in {stamp(each.ingested_at)}",
             f"  SHA-256 {each.sha256}",
         ]
@@ -241,6 +241,3 @@ def _source_lines(facts: Facts, survey: Survey, files: Sequence[FileFact]) -> li
 
 def _hash_of(files: Sequence[FileFact], name: str) -> str:
     return next(each.sha256 for each in files if each.name == name)
-
-
-assert LABELS

@@ -1,4 +1,4 @@
-"""certificate.pdf: the certificate's paragraphs on letter paper, with room to sign. Made from the same blocks as the text."""
+"""certificate.pdf: the certificate on letter paper, with room to sign. Made from the same blocks as the text."""
 
 from __future__ import annotations
 

@@ -1,7 +1,8 @@
 """Records as text, whole columns at a time: as records.csv has them, and as the pages have them.
 
 records.csv is exact: RFC 3339 times with six decimals, numbers in E.164 with ``+`` (what is no such number stands as
-the switch wrote it), decimals with all eight places. The pages show the same values for the eye: blanks in times and numbers, durations in seconds.
+the switch wrote it), decimals with all eight places. The pages show the same values for the eye:
+blanks in times and numbers, durations in seconds.
 """
 
 from __future__ import annotations

@@ -169,7 +169,7 @@ class Pages:
     @property
     def _top(self) -> float:
         """Where the records begin, below the line under the heads of columns."""
-        return _HEADS_AT - self.layout.lines * LEADING + LEADING - 4
+        return float(_HEADS_AT - self.layout.lines * LEADING + LEADING - 4)
 
     def _bands(self, records: int) -> str:
         """Every second record on a light ground."""

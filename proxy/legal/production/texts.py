@@ -52,8 +52,8 @@ def readme(facts: Facts) -> bytes:
         "",
         "How to check it",
         *_wrapped(
-            "With Tollgate, no server needed: `tollgate production verify PACKAGE --key carrier.jwks`. The carrier's key"
-            " has to come from the carrier by another way than this package."
+            "With Tollgate, no server needed: `tollgate production verify PACKAGE --key carrier.jwks`. The carrier's"
+            " key has to come from the carrier by another way than this package."
         ),
         *_wrapped(
             "Without it: `sha256sum` of each file gives what manifest.json and certificate.txt say. manifest.jws is a"
