@@ -26,8 +26,9 @@ from proxy.policy.process import TargetFacts
 TEXT_MAX: Final = 256
 """Most characters of one target as written."""
 _NAME_MAX: Final = 64
+_HALF: Final = re.compile("[\ud800-\udfff]")
 _IMSI: Final = re.compile(r"[0-9]{14,15}", re.ASCII)  # ITU-T E.212: at most 15 digits
-_KINDS: Final = r"(?i)^\s*(number|account|trunk|imsi|imei)\s*:\s*(.*?)\s*$"
+_KINDS: Final = r"(?is)^\s*(number|account|trunk|imsi|imei)\s*:\s*(.*?)\s*$"
 _EXTENSION: Final = (
     r"(?i)(;\s*(ext|isub|phone-context)\s*="  # RFC 3966: an extension, a subaddress, a number of some place only
     r"|(^|[\s\d).,;])\s*(x|ext|extn|extension)\.?\s*:?\s*\d+\s*>?\s*$"
@@ -37,7 +38,8 @@ _RULES: Final = NumberRules("US")
 _ODD: Final = {
     **dict.fromkeys(map(chr, (0x2010, 0x2011, 0x2012, 0x2013, 0x2014, 0x2015, 0x2212, 0xFE63, 0xFF0D)), "-"),
     **dict.fromkeys(map(chr, (0xA0, 0x2007, 0x2009, 0x200A, 0x202F, 0x3000)), " "),
-    **dict.fromkeys(map(chr, (0xAD, 0x200B, 0x200E, 0x200F, 0x2060, 0xFEFF, 0x202A, 0x202C)), ""),
+    **dict.fromkeys(map(chr, (0xAD, 0x200B, 0x200E, 0x200F, 0x2060, 0xFEFF)), ""),
+    **dict.fromkeys(map(chr, (*range(0x202A, 0x202F), *range(0x2066, 0x206A))), ""),
     "\uff0b": "+",
     "%2B": "+",
     "%2b": "+",
@@ -214,11 +216,11 @@ def read_targets(texts: Sequence[str], guarded: Guarded = NOBODY) -> ReadTargets
             100,000 distinct ones.
         guarded: the operator's list.
     """
-    frame = pl.DataFrame({"written": pl.Series(texts, dtype=pl.String)}).with_row_index("place", 1)
-    long = pl.col("written").str.len_bytes() > TEXT_MAX * 4
-    frame = frame.with_columns(
-        text=pl.when(long).then(pl.lit("x" * (TEXT_MAX + 1))).otherwise(pl.col("written"))
-    ).with_columns(pl.col("text").str.replace_many(list(_ODD), list(_ODD.values())).str.strip_chars())
+    whole = [t if len(t) <= TEXT_MAX else "x" * (TEXT_MAX + 1) for t in texts]
+    # Half a surrogate pair, as JSON can write one, is no text: it becomes what is refused in each kind.
+    whole = [t if t.isascii() else _HALF.sub("\0", t) for t in whole]
+    frame = pl.DataFrame({"text": pl.Series(whole, dtype=pl.String)}).with_row_index("place", 1)
+    frame = frame.with_columns(pl.col("text").str.replace_many(list(_ODD), list(_ODD.values())).str.strip_chars())
     frame = frame.filter(pl.col("text").fill_null("") != "")
     parts = pl.col("text").str.extract_groups(_KINDS).struct
     kind = pl.coalesce(parts.field("1").str.to_lowercase(), pl.lit("number"))
