@@ -208,7 +208,7 @@ class Extracting:
                 or await conn.fetchval(sql.END_EXTRACTION, found.hold_id, "complete") is None
             ):
                 raise Stale("Another gateway has seen it.")
-            outcome = {"records": found.rows, "sha256": found.sha256, "log_index": found.log_index}
+            outcome: dict[str, JSON] = {"records": found.rows, "sha256": found.sha256, "log_index": found.log_index}
             return Step({"hold": found.hold_id, "access": str(found.access_id)}, outcome=outcome)
 
         await self._register.act(None, case_id, None, Action.EXTRACTED, work)
@@ -229,7 +229,7 @@ class Extracting:
         if case.preservation is not None:
             preserved = tuple(row["hold_id"] for row in await conn.fetch(_PRESERVED, case.preservation))
         assert scope is not None  # policy denies a case without scope
-        return ExtractionOrder(hold_id, actor, permit, _targets(scope), preserved)
+        return ExtractionOrder(hold_id, actor, permit, targets_of(scope), preserved)
 
     async def _permit(
         self, conn: asyncpg.Connection, case: Case, scope: Scope | None, approval: Approval, handler: str
@@ -272,7 +272,8 @@ async def _ended(conn: asyncpg.Connection, case: Case, hold_id: str, how: str) -
         raise Stale("Another gateway has seen it.")
 
 
-def _targets(scope: Scope) -> tuple[Target, ...]:
+def targets_of(scope: Scope) -> tuple[Target, ...]:
+    """Return a scope's targets as they are searched for."""
     t = scope.targets
     return (
         *(Target(TargetKind.NUMBER, f"+{number}") for number in t.numbers),
