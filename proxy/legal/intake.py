@@ -282,7 +282,9 @@ class Intake:
         sealed = await self._sealer.seal(case.key_month, (case.case_id, "scope", str(number)), data)
         digest = await asyncio.to_thread(lambda: scope.digest)
         count = max(1, len(scope.targets))
-        await conn.execute(sql.ADD_SCOPE, case.case_id, number, digest, count, who.staff_id, narrows, sealed)
+        await conn.execute(
+            sql.ADD_SCOPE, case.case_id, number, digest, count, *scope.months, who.staff_id, narrows, sealed
+        )
         told: dict[str, JSON] = {
             "scope_sha256": digest.hex(),
             "targets": len(scope.targets),

@@ -11,7 +11,7 @@ import re
 import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
 
@@ -24,6 +24,8 @@ WINDOW_MAX_US = (20 * 365 + 5) * 86_400_000_000
 """Twenty years, leap days too."""
 CASE_ID = re.compile(r"C-[A-Z2-7]{10}")
 _ALPHABET = "ABCDEFGHIJKLMNOPQRSTUVWXYZ234567"
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 class CaseError(Exception):
@@ -109,6 +111,12 @@ class Scope:
             raise Malformed("window", "The window has to begin before it ends.")
         if self.end_us - self.start_us > WINDOW_MAX_US:
             raise Malformed("window", "The window is at most twenty years long.")
+
+    @property
+    def months(self) -> tuple[int, int]:
+        """The first and the last month (yyyymm) of the window: stands in clear, so that no open case's is shredded."""
+        first, last = (_EPOCH + timedelta(microseconds=us) for us in (self.start_us, self.end_us - 1))
+        return first.year * 100 + first.month, last.year * 100 + last.month
 
     def canonical(self) -> bytes:
         """Return the scope as canonical JSON: what is sealed, and what the digest is over."""

@@ -45,8 +45,9 @@ CAPACITIES = "SELECT DISTINCT actor, capacity FROM tollgate.case_event WHERE cas
 LAST_EVENT = "SELECT max(version) FROM tollgate.case_event WHERE case_id = $1 AND action = $2"
 
 ADD_SCOPE = """
-INSERT INTO tollgate.case_scope (case_id, scope_version, digest, targets, made_by, narrows, sealed)
-VALUES ($1, $2, $3, $4, $5, $6, $7)
+INSERT INTO tollgate.case_scope (case_id, scope_version, digest, targets, first_month, last_month, made_by, narrows,
+    sealed)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)
 """
 FIND_SCOPE = "SELECT digest, sealed FROM tollgate.case_scope WHERE case_id = $1 AND scope_version = $2"
 

@@ -88,6 +88,9 @@ CREATE TABLE tollgate.case_scope (
     scope_version int NOT NULL CHECK (scope_version >= 1),
     digest bytea NOT NULL CHECK (octet_length(digest) = 32),
     targets int NOT NULL CHECK (targets BETWEEN 1 AND 100000),
+    -- Months of the window (yyyymm): what an open case needs is not shredded.
+    first_month int NOT NULL,
+    last_month int NOT NULL CHECK (last_month >= first_month),
     made_by text NOT NULL,
     made_at timestamptz NOT NULL DEFAULT now(),
     narrows boolean NOT NULL, -- made from the version before it

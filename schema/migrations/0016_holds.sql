@@ -244,12 +244,18 @@ BEGIN
     VALUES (change, (asked->>'month')::int, ARRAY(SELECT jsonb_array_elements_text(asked->'classes')));
 END $$;
 
--- What stands of a month and what still needs it. `needed`: a copy of it is being made, or a hold has none yet.
+-- What stands of a month and what still needs it. `needed`: a copy of it is being made or a hold has none yet, or a case
+-- that is open asks for records of it that it has no copy of. Whose, and how many, is not said.
 CREATE FUNCTION tollgate.shred_facts(wanted int, OUT batches bigint, OUT rows bigint, OUT needed boolean)
     LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
     SELECT (SELECT count(*) FROM tollgate.run r WHERE r.month = wanted),
         (SELECT coalesce(sum(r.rows), 0)::bigint FROM tollgate.run r WHERE r.month = wanted),
         EXISTS (SELECT FROM tollgate.hold h WHERE h.state = 'pending' AND wanted BETWEEN h.first_month AND h.last_month)
+        OR EXISTS (
+            SELECT FROM tollgate.legal_case c
+            JOIN tollgate.case_scope s ON s.case_id = c.case_id AND s.scope_version = c.scope_version
+            WHERE c.state IN ('received', 'deficient', 'validated', 'objected', 'approved')
+                AND wanted BETWEEN s.first_month AND s.last_month)
 $$;
 
 -- Begins an order under an entry of the log that names it. From now on no copy is begun of the month.
