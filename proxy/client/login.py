@@ -65,7 +65,13 @@ async def sign_in_of(gateway: str, ca: Path | None) -> SignIn:
 
 
 async def id_token(
-    where: SignIn, key: ClientKey, *, ca: Path | None, show: Callable[[str], None], port: int = 0
+    where: SignIn,
+    key: ClientKey,
+    *,
+    ca: Path | None,
+    show: Callable[[str], None],
+    port: int = 0,
+    secret: str = "",
 ) -> str:
     """Have the person sign in; return the ID token.
 
@@ -74,6 +80,7 @@ async def id_token(
         key: the session's key; its thumbprint is the nonce.
         ca: what the provider's certificate is verified with; None: the system's.
         show: told the address to open in a browser.
+        secret: what some providers give programs on people's machines (RFC 8252 section 8.5: no secret in truth).
         port: of the redirect on 127.0.0.1; 0 takes a free one, for providers that let the port vary (RFC 8252, 7.3).
 
     Raises:
@@ -110,6 +117,7 @@ async def id_token(
             "redirect_uri": redirect,
             "client_id": where.client_id,
             "code_verifier": verifier,
+            **({"client_secret": secret} if secret else {}),
         }
         answer = await _json(http, "POST", token, form)
     if not isinstance(text := answer.get("id_token"), str):
