@@ -33,7 +33,7 @@ from schema.roles import Role
 from tests.conftest import PASSWORDS, Database, with_database
 from tests.support.api import Answer
 from tests.support.oauth import Peer, new_key
-from tests.support.operators import Operators, set_up
+from tests.support.operators import ISSUER, Operators, set_up
 
 OCTOBER = datetime(2026, 10, 1, tzinfo=UTC)
 QUESTION = "/v1/cdrs?from=2026-10-01T00:00:00Z&to=2026-11-01T00:00:00Z"
@@ -184,7 +184,7 @@ async def gate(database: Database, *, fresh: bool = True, **settings: Any) -> As
         stack.push_async_callback(ledger.close)
         operator = await asyncpg.connect(config.role_url(Role.OPERATOR))
         stack.push_async_callback(operator.close)
-        registry = await set_up(operator, ledger) if fresh else Operators(ledger)
+        registry = await set_up(operator, ledger, config.oidc_issuer or ISSUER) if fresh else Operators(ledger)
         for carrier, ocns in CARRIERS.items() if fresh else ():
             periods = tuple(OcnOwnership(ocn, carrier, date(2020, 1, 1)) for ocn in ocns)
             await registry.add_carrier(operator, Carrier(carrier, f"Example {carrier.title()}"), periods)
