@@ -102,7 +102,8 @@ class Register:
         """
         try:
             async with self.pool.acquire() as conn, conn.transaction():
-                return await self._act(conn, who, case_id, version, action, work)
+                case, leads_to = await self._allowed(conn, sql.LOCK_CASE, who, case_id, version, action)
+                return await self._act(conn, who, case, leads_to, action, work)
         except asyncpg.CheckViolationError as error:
             known = _BY_CONSTRAINT.get(error.constraint_name or "")
             if known is None:
@@ -114,16 +115,29 @@ class Register:
             await self.refused(who, case_id, action, refusal)
             raise
 
-    async def _act(
+    async def check(self, who: StaffGrant, case_id: str, version: int, action: Action) -> Case:
+        """Refuse what :meth:`act` would refuse by itself, before something long is begun; return the case as it is.
+
+        Raises:
+            CaseError: as :meth:`act`; it is in the log.
+        """
+        try:
+            async with self.pool.acquire() as conn:
+                return (await self._allowed(conn, sql.FIND_CASE, who, case_id, version, action))[0]
+        except CaseError as refusal:
+            await self.refused(who, case_id, action, refusal)
+            raise
+
+    async def _allowed(
         self,
         conn: asyncpg.Connection,
+        find: str,
         who: StaffGrant | None,
         case_id: str,
         version: int | None,
         action: Action,
-        work: Work,
-    ) -> Case:
-        row = await conn.fetchrow(sql.LOCK_CASE, case_id)
+    ) -> tuple[Case, frozenset[CaseState]]:
+        row = await conn.fetchrow(find, case_id)
         if row is None:
             raise NoSuchCase("There is no such case.")
         case = case_of(row)
@@ -134,6 +148,17 @@ class Register:
             raise WrongState(f"A case that is {case.state.value} does not allow this.")
         if who is not None:
             await self._two_people(conn, who, case_id, CAPACITY[action])
+        return case, leads_to
+
+    async def _act(
+        self,
+        conn: asyncpg.Connection,
+        who: StaffGrant | None,
+        case: Case,
+        leads_to: frozenset[CaseState],
+        action: Action,
+        work: Work,
+    ) -> Case:
         await self.sealer.load(conn, [case.key_month])
         step = await work(conn, case)
         after = step.after if step.after is not None else next(iter(leads_to))
@@ -142,7 +167,7 @@ class Register:
         moved = replace(case, **{**step.change, "state": after, "version": case.version + 1})
         await conn.execute(
             sql.MOVE_CASE,
-            case_id,
+            case.case_id,
             after.value,
             moved.scope_version,
             moved.approval_id,
