@@ -69,6 +69,7 @@ _KNOWN: tuple[tuple[str, str, ExitCode, str], ...] = (
     ("proxy.ledger.model", "LedgerUnavailable", ExitCode.UNAVAILABLE, "nothing was disclosed or changed; try again"),
     ("schema.roles", "RoleError", ExitCode.CONFIGURATION, ""),
     ("proxy.registry.model", "RegistryError", ExitCode.REFUSED, ""),
+    ("proxy.staff.model", "StaffError", ExitCode.REFUSED, ""),
     ("proxy.store.writer", "StoreDamagedError", ExitCode.REFUSED, "nothing was changed; restore the store"),
     ("proxy.formats.source", "SourceError", ExitCode.BAD_INPUT, ""),
     ("proxy.formats.profile", "ProfileError", ExitCode.CONFIGURATION, ""),
@@ -102,6 +103,8 @@ def explain(error: BaseException) -> CliError | None:
         kind = getattr(sys.modules.get(module), name, None)
         if kind is not None and isinstance(error, kind):
             return CliError(str(error), code, hint)
+    if (client := sys.modules.get("proxy.client.session")) is not None and isinstance(error, client.ClientError):
+        return _of_client(error, client)
     lost = (
         asyncpg.PostgresConnectionError,
         asyncpg.CannotConnectNowError,
@@ -119,6 +122,16 @@ def explain(error: BaseException) -> CliError | None:
         where = f"{error.filename}: " if error.filename else ""
         return CliError(f"{where}{error.strerror or error}", ExitCode.UNAVAILABLE)
     return None
+
+
+def _of_client(error: Any, client: Any) -> CliError:
+    """Return what a refusal or a lost connection of a client means; the words may be a server's."""
+    code = ExitCode.REFUSED
+    if isinstance(error, client.DiscoveryError):
+        code = ExitCode.CONFIGURATION
+    elif isinstance(error, client.ConnectionLost) or (isinstance(error, client.Refused) and error.status >= 500):
+        code = ExitCode.UNAVAILABLE
+    return CliError(printable(str(error)), code, printable(error.hint))
 
 
 @contextlib.contextmanager

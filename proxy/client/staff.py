@@ -18,7 +18,7 @@ import stat
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Self
@@ -161,7 +161,7 @@ class _Exchanging(Session):
         ca = Path(kept.ca) if kept.ca else None
         super().__init__(kept.issuer, "", kept.key, kept.key, ca=ca, scope="staff", agent="tollgate-staff")
         self._home = home
-        self._kept = kept
+        self.kept = kept
         left = kept.token_until - time.time()
         if kept.token and left > 0:
             self._token = Token(kept.token, time.monotonic() + left, None)
@@ -170,17 +170,18 @@ class _Exchanging(Session):
         return {
             "grant_type": _EXCHANGE,
             "subject_token_type": _ID_TOKEN,
-            "subject_token": self._kept.id_token,
+            "subject_token": self.kept.id_token,
             "scope": self._scope,
         }
 
     async def _fetch_token(self) -> Token:
         token = await super()._fetch_token()
         until = time.time() + token.until - time.monotonic()
-        # Kept for the next command. One that was signed out meanwhile stays so.
-        if (self._home / _FILE).exists():
-            k = self._kept
-            save(self._home, Kept(k.issuer, k.ca, k.key, k.id_token, token.value, until))
+        self.kept = replace(self.kept, token=token.value, token_until=until)
+        # For the next command too; but who signed out, or in as somebody else, meanwhile stays so.
+        with contextlib.suppress(NotSignedIn):
+            if load(self._home).id_token == self.kept.id_token:
+                save(self._home, self.kept)
         return token
 
     def _hint(self, body: Mapping[str, Any]) -> str:
@@ -196,6 +197,11 @@ class StaffSession:
         self.home = home
         self.issuer = kept.issuer
         self._session = _Exchanging(home, kept)
+
+    @property
+    def kept(self) -> Kept:
+        """What the session's file holds, or would, with the present token."""
+        return self._session.kept
 
     @classmethod
     def open(cls, home: Path | None = None) -> Self:
