@@ -12,6 +12,8 @@ from enum import Enum, StrEnum
 
 DECIMAL_SCALE = 8
 """Money is held as an integer count of 10^-8 units."""
+DURATION_MAX_S = 366 * 86_400
+"""No call is longer."""
 
 OCN_NONE = "none"
 """The OCN of a leg that the call never reached."""
@@ -78,6 +80,8 @@ class Field:
     required: bool = False
     varied: bool = False
     """Text of which most records have a value of their own; other text repeats."""
+    highest: int | None = None
+    """The largest value of a whole number that has one; the smallest is then 0. Ingest takes no other."""
 
 
 def _fields() -> tuple[Field, ...]:
@@ -94,7 +98,16 @@ def _fields() -> tuple[Field, ...]:
         ("currency", k.TEXT, o, "ISO 4217 code"),
     )
     legs = tuple(
-        Field(f"{side}_{n}", cls, kind, legal, doc, TagDomain.TRUNK if n == "trunk" else None, varied=n == "call_id")
+        Field(
+            f"{side}_{n}",
+            cls,
+            kind,
+            legal,
+            doc,
+            TagDomain.TRUNK if n == "trunk" else None,
+            varied=n == "call_id",
+            highest=DURATION_MAX_S if n == "billed_s" else None,
+        )
         for side, cls in (("ingress", c.INGRESS_LEG), ("egress", c.EGRESS_LEG))
         for n, kind, legal, doc in leg
     )
@@ -107,8 +120,8 @@ def _fields() -> tuple[Field, ...]:
         Field("duration_ms", c.TIMING, k.INT, b, "conversation time, milliseconds"),
         # That a call was answered, busy or failed is part of its connection record; how the network said so is more
         # than 47 CFR 42.6 calls a toll record (numbers, date, time, length).
-        Field("cause_q850", c.TIMING, k.INT, o, "release cause, ITU-T Q.850"),
-        Field("sip_code", c.TIMING, k.INT, o, "final SIP status code"),
+        Field("cause_q850", c.TIMING, k.INT, o, "release cause, ITU-T Q.850", highest=127),
+        Field("sip_code", c.TIMING, k.INT, o, "final SIP status code", highest=999),
         Field("disposition", c.TIMING, k.TEXT, b, "answered, busy, no_answer, failed, cancelled"),
         Field("calling", c.PARTIES, k.NUMBER, b, "calling number", num),
         Field("called", c.PARTIES, k.NUMBER, b, "called number", num),
@@ -120,10 +133,10 @@ def _fields() -> tuple[Field, ...]:
         Field("calling_lrn", c.ROUTING, k.TEXT, o, "location routing number of the calling number", varied=True),
         Field("called_lrn", c.ROUTING, k.TEXT, o, "location routing number of the called number", varied=True),
         Field("jip", c.ROUTING, k.TEXT, o, "jurisdiction information parameter, NPA-NXX"),
-        Field("oli", c.ROUTING, k.INT, o, "originating line information (ANI II digits)"),
+        Field("oli", c.ROUTING, k.INT, o, "originating line information (ANI II digits)", highest=99),
         Field("state", c.ROUTING, k.TEXT, o, "state of origin"),
         Field("rate_centre", c.ROUTING, k.TEXT, o, "rate centre of origin"),
-        Field("lata", c.ROUTING, k.INT, o, "LATA of origin"),
+        Field("lata", c.ROUTING, k.INT, o, "LATA of origin", highest=99_999),
         Field("attestation", c.ROUTING, k.TEXT, o, "SHAKEN attestation A, B or C (ATIS-1000074)"),
         Field("origid", c.ROUTING, k.TEXT, o, "SHAKEN origination identifier (RFC 8588)", varied=True),
         Field("verstat", c.ROUTING, k.TEXT, o, "verification status of the calling number"),

@@ -69,6 +69,10 @@ Block: TypeAlias = bytes | memoryview | pa.RecordBatch
 """Some records of one form, made ready to be written."""
 
 
+Columns: TypeAlias = Mapping[str, rendering.Column]
+"""Some records by field, in the order of the answer."""
+
+
 class _Form(Protocol):
     """One form of answer."""
 
@@ -187,8 +191,13 @@ _NO_WORDS: Final = pa.array([], pa.string())
 
 
 def _type(field: Field) -> pa.DataType:
-    """A field's type in the binary forms: text that repeats is coded, a third of an answer's bytes."""
-    return _CODED if field.kind is Kind.TEXT and not field.varied else _ARROW[field.kind]
+    """A field's type in the binary forms: text that repeats is coded, whole numbers are as wide as they can get; with
+    the widest types an answer would have half as many bytes again, to hash, send and keep."""
+    if field.kind is Kind.TEXT and not field.varied:
+        return _CODED
+    if field.kind is Kind.INT and field.highest is not None:
+        return pa.int16() if field.highest < 1 << 15 else pa.int32()
+    return _ARROW[field.kind]
 
 
 class Encoder:
@@ -219,9 +228,13 @@ class Encoder:
         """Return what stands before the first record."""
         return self._form.begin()
 
-    def block(self, rows: RowBlock) -> Block:
-        """Return some records, made ready to be written; may run for several blocks at the same time."""
-        return self._form.block({f.name: self._column(rows.table, f) for f in self._fields})
+    def columns(self, rows: RowBlock) -> Columns:
+        """Return some records as columns of this form: many small steps."""
+        return {f.name: self._column(rows.table, f) for f in self._fields}
+
+    def block(self, columns: Columns) -> Block:
+        """Return columns made ready to be written, in a few long steps; may run for several blocks at the same time."""
+        return self._form.block(columns)
 
     def written(self, block: Block) -> Buffer:
         """Return the bytes of what :meth:`block` made; called in the order of the answer."""
@@ -248,7 +261,7 @@ class Encoder:
             return rendering.time_text(array)
         if field.kind is Kind.TEXT and not self._text:
             return _spelled(array) if field.varied else _coded(array)
-        return array
+        return array if self._text else array.cast(_type(field))
 
 
 def _empty(kind: pa.DataType, rows: int) -> pa.Array:

@@ -1,7 +1,7 @@
 """A month's records, piece by piece: fetched ahead, opened and worked on in threads, given in order.
 
 A few pieces are made at the same time, each by one thread from ciphertext to its end: what was opened is used while it
-is in the processor's cache, and no stage waits for a slower one. Memory is bounded by that number of pieces.
+is in the processor's cache. Memory is bounded by that number of pieces.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
+from threading import Lock
 from typing import Generic, TypeVar
 
 import numpy as np
@@ -21,7 +22,9 @@ from proxy.disclosure.fetching import RELISTS, Listed, Source, StoreChangingErro
 from proxy.disclosure.scope import Position, RowBlock
 
 T = TypeVar("T")
-Work = Callable[[RowBlock], T]
+Work = Callable[[RowBlock], Callable[[], T]]
+"""What is done with records: first what takes many small steps, by one thread at a time; what that returns takes a few
+long ones, and is called beside others (`Access.turn`)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +73,7 @@ async def pieces(
                         todo = await source.listed(position)
                         continue
                     relisted = 0
-                    made = access.run(_make, unopened, group, position, left, work)
+                    made = access.run(_make, access.turn, unopened, group, position, left, work)
                     jobs.append(_Job(group, asyncio.ensure_future(made)))
                     todo, position = todo[len(group) :], _after(month, group[-1])
                     if todo and (left is None or left > _most(group)):
@@ -99,16 +102,20 @@ def _most(*groups: Sequence[Listed]) -> int:
     return sum(b.rows for group in groups for b in group)
 
 
-def _make(unopened: Unopened, group: Sequence[Listed], position: Position, left: int | None, work: Work[T]) -> Piece[T]:
-    fetched = unopened(position, left)
-    block = RowBlock(fetched.table)
-    end = _after(position.month, group[fetched.batches - 1])
-    if left is not None and block.rows > left:
-        block = block.slice(0, left)
-        end = Position(position.month, fetched.pair_at(left - 1), int(block.record_ids[-1]))
-    if len(fetched.spans) > 1:
-        block = _mixed(block)
-    return Piece([work(block)] if block.rows else [], block.rows, end, fetched.batches)
+def _make(
+    turn: Lock, unopened: Unopened, group: Sequence[Listed], position: Position, left: int | None, work: Work[T]
+) -> Piece[T]:
+    with turn:
+        fetched = unopened(position, left)
+        block = RowBlock(fetched.table)
+        end = _after(position.month, group[fetched.batches - 1])
+        if left is not None and block.rows > left:
+            block = block.slice(0, left)
+            end = Position(position.month, fetched.pair_at(left - 1), int(block.record_ids[-1]))
+        if len(fetched.spans) > 1:
+            block = _mixed(block)
+        rest = work(block) if block.rows else None
+    return Piece([] if rest is None else [rest()], block.rows, end, fetched.batches)
 
 
 def _mixed(block: RowBlock) -> RowBlock:

@@ -12,7 +12,7 @@ records stand in the order of their ids, so that small pairs do not show. A slow
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from concurrent.futures import Executor
 from contextlib import aclosing
 from functools import partial
@@ -45,8 +45,8 @@ from proxy.disclosure.fetching import (
     shared_classes,
 )
 from proxy.disclosure.lookup import Lookup
-from proxy.disclosure.pieces import pieces
-from proxy.disclosure.scope import Position, RowBlock, Scope
+from proxy.disclosure.pieces import Work, pieces
+from proxy.disclosure.scope import Position, Scope
 from proxy.store.batches import int64s
 from proxy.store.opening import ClassKeys, SealedClass, open_class
 from schema.fields import DisclosureClass
@@ -66,17 +66,17 @@ class StoreReader:
         return int(await self._access.pool.fetchval("SELECT tollgate.complete_to()"))
 
     def stream(
-        self, scope: Scope, after: Position | None, work: Callable[[RowBlock], T], limit: int | None = None
+        self, scope: Scope, after: Position | None, work: Work[T], limit: int | None = None
     ) -> AsyncIterator[tuple[T, int, Position]]:
         """Yield what ``work`` makes of each piece, its number of records, and the position after it.
 
-        ``work`` runs in the executor, of some pieces at the same time. No piece is empty. At most ``limit`` records are
-        read out in all.
+        ``work`` runs in the executor; what it returns is called there too, of some pieces at the same time. No piece is
+        empty. At most ``limit`` records are read out in all.
         """
         return self._drive(scope, after, work, limit, _Whole(self._access, scope))
 
     def search(
-        self, scope: Scope, number: str, after: Position | None, work: Callable[[RowBlock], T], limit: int | None = None
+        self, scope: Scope, number: str, after: Position | None, work: Work[T], limit: int | None = None
     ) -> AsyncIterator[tuple[T, int, Position]]:
         """Like :meth:`stream`, for the records in which ``number`` stands in a party field.
 
@@ -91,7 +91,7 @@ class StoreReader:
         return self._drive(scope, after, work, limit, Lookup(self._access, scope, number))
 
     async def _drive(
-        self, scope: Scope, after: Position | None, work: Callable[[RowBlock], T], limit: int | None, source: Source
+        self, scope: Scope, after: Position | None, work: Work[T], limit: int | None, source: Source
     ) -> AsyncIterator[tuple[T, int, Position]]:
         left = limit
         for month in scope.months():

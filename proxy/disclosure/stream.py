@@ -15,7 +15,8 @@ from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
 from proxy.disclosure.coding import Buffer, Coder
-from proxy.disclosure.encoders import Block
+from proxy.disclosure.encoders import Block, Columns
+from proxy.disclosure.pieces import Work
 from proxy.disclosure.plan import Place
 from proxy.disclosure.records import NONE, Portion, portion_of
 from proxy.disclosure.scope import Position, RowBlock, Scope
@@ -33,12 +34,12 @@ class Reader(Protocol):
         """Return the last record id that can be read."""
 
     def stream(
-        self, scope: Scope, after: Position | None, work: Callable[[RowBlock], T], limit: int | None
+        self, scope: Scope, after: Position | None, work: Work[T], limit: int | None
     ) -> AsyncIterator[tuple[T, int, Position]]:
         """Give pieces in order; ``work`` runs in threads, for several pieces at the same time."""
 
     def search(
-        self, scope: Scope, number: str, after: Position | None, work: Callable[[RowBlock], T], limit: int | None
+        self, scope: Scope, number: str, after: Position | None, work: Work[T], limit: int | None
     ) -> AsyncIterator[tuple[T, int, Position]]:
         """The same, of the rows in which ``number`` stands."""
 
@@ -49,8 +50,11 @@ class RowEncoder(Protocol):
     def begin(self) -> bytes:
         """Return what comes before the rows."""
 
-    def block(self, rows: RowBlock) -> Block:
-        """Return the rows, made ready; of several pieces at the same time."""
+    def columns(self, rows: RowBlock) -> Columns:
+        """Return the rows as columns."""
+
+    def block(self, columns: Columns) -> Block:
+        """Return columns made ready; of several pieces at the same time."""
 
     def written(self, block: Block) -> Buffer:
         """Return their bytes; of one piece after the other."""
@@ -92,8 +96,9 @@ async def pieces(
     loop = asyncio.get_running_loop()
     digest = hashlib.sha256()
 
-    def work(block: RowBlock) -> tuple[Block, Portion]:
-        return encoder.block(block), portion_of(block.record_ids)
+    def work(rows: RowBlock) -> Callable[[], tuple[Block, Portion]]:
+        columns, records = encoder.columns(rows), portion_of(rows.record_ids)
+        return lambda: (encoder.block(columns), records)
 
     def finish(head: bytes, block: Block | None, tail: bytes) -> tuple[Buffer, int, str]:
         data = b"" if block is None else encoder.written(block)
@@ -128,7 +133,7 @@ async def pieces(
 
 
 def _read(
-    reader: Reader, order: Order, scope: Scope, after: Position | None, work: Callable[[RowBlock], T], left: int
+    reader: Reader, order: Order, scope: Scope, after: Position | None, work: Work[T], left: int
 ) -> AsyncIterator[tuple[T, int, Position]]:
     if order.number is None:
         return reader.stream(scope, after, work, left)

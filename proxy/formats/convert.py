@@ -16,11 +16,10 @@ from proxy.formats.profile import DISPOSITIONS, FieldSource, Profile
 from proxy.formats.times import Problems, read_times, refine
 from proxy.formats.trunks import DIRECTIONS
 from proxy.formats.values import Values, column_text, decimals, durations, integers, source_text
-from schema.fields import OCN_NONE, OCN_UNMAPPED, Kind
+from schema.fields import BY_NAME, OCN_NONE, OCN_UNMAPPED, Kind
 
 _OCN: Final = r"^([0-9A-Z]{4}|none|unmapped)$"
 _ROUTING_NUMBERS: Final = ("calling_lrn", "called_lrn")
-_CAUSE_MAX: Final = 127  # ITU-T Q.850 table 1
 
 
 class Converter:
@@ -155,10 +154,13 @@ class _Work:
     def integer(self, name: str, source: FieldSource) -> pl.Series:
         values = integers(self.text(source))
         self._take(values)
-        if name.endswith("billed_s"):
-            self.problem("duration.negative", values.values < 0)
-        elif name == "cause_q850":
-            self.problem("cause.out_of_range", (values.values < 0) | (values.values > _CAUSE_MAX))
+        if (highest := BY_NAME[name].highest) is not None:
+            low, high = values.values < 0, values.values > highest
+            if name.endswith("billed_s"):
+                self.problem("duration.negative", low)
+                self.problem("duration.out_of_range", high)
+            else:
+                self.problem("integer.out_of_range", low | high)
         return values.values
 
     duration_us: pl.Series | None = None

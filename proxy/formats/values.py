@@ -10,9 +10,9 @@ import polars as pl
 
 from proxy.formats.profile import FieldSource
 from proxy.formats.times import Problems
-from schema.fields import DECIMAL_SCALE
+from schema.fields import DECIMAL_SCALE, DURATION_MAX_S
 
-DURATION_MAX_MS: Final = 366 * 86_400_000
+DURATION_MAX_MS: Final = DURATION_MAX_S * 1_000
 """A call of more than a year is a broken counter."""
 
 

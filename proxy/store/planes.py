@@ -44,10 +44,22 @@ def from_planes(view: Bytes, rows: int, width: int) -> Words:
 
 def spread(view: Bytes, words: Words, width: int) -> None:
     """Write planes into ``words``, which are zero."""
+    rows = len(words)
     if width == 1:
         words[:] = view
-    elif width:
-        words.view(np.uint8).reshape(-1, 8)[:, :width] = view.reshape(width, len(words)).T
+    elif width < 6:
+        # Two planes at a time, as halves of 16 bits: stores of two bytes are as fast as stores of one.
+        halves = words.view(np.uint16).reshape(-1, 4)
+        pair = np.empty(rows, np.uint16)
+        low, high = pair.view(np.uint8)[0::2], pair.view(np.uint8)[1::2]
+        for plane in range(0, width - 1, 2):
+            at = plane * rows
+            low[:], high[:] = view[at : at + rows], view[at + rows : at + 2 * rows]
+            halves[:, plane // 2] = pair
+        if width % 2:
+            halves[:, width // 2] = view[(width - 1) * rows :]
+    else:
+        words.view(np.uint8).reshape(-1, 8)[:, :width] = view.reshape(width, rows).T
 
 
 class _Zstd(threading.local):

@@ -52,8 +52,11 @@ class FakeEncoder:
     def begin(self) -> bytes:
         return b"head\n"
 
-    def block(self, rows: Any) -> bytes:
-        return b"".join(b"%d\n" % i for i in rows.record_ids.tolist())
+    def columns(self, rows: Any) -> Any:
+        return {"record_id": rows.record_ids}
+
+    def block(self, columns: Any) -> bytes:
+        return b"".join(b"%d\n" % i for i in columns["record_id"].tolist())
 
     def written(self, block: bytes) -> bytes:
         return block
@@ -78,18 +81,23 @@ class FakeReader:
         return self.rows
 
     def stream(
-        self, scope: Scope, after: Position | None, work: Callable[[Any], T], limit: int | None
+        self, scope: Scope, after: Position | None, work: Callable[[Any], Callable[[], T]], limit: int | None
     ) -> AsyncIterator[tuple[T, int, Position]]:
         return self._stream(scope, after, work, limit)
 
     def search(
-        self, scope: Scope, number: str, after: Position | None, work: Callable[[Any], T], limit: int | None
+        self,
+        scope: Scope,
+        number: str,
+        after: Position | None,
+        work: Callable[[Any], Callable[[], T]],
+        limit: int | None,
     ) -> AsyncIterator[tuple[T, int, Position]]:
         assert number.startswith("+")
         return self._stream(scope, after, work, limit)
 
     async def _stream(
-        self, scope: Scope, after: Position | None, work: Callable[[Any], T], limit: int | None
+        self, scope: Scope, after: Position | None, work: Callable[[Any], Callable[[], T]], limit: int | None
     ) -> AsyncIterator[tuple[T, int, Position]]:
         assert scope.ocns
         assert scope.sides
@@ -102,7 +110,8 @@ class FakeReader:
                 if self.fail_at is not None and low >= self.fail_at:
                     raise OSError("the store went away: +12025550100")
                 ids = np.arange(low + 1, min(low + self.piece, high) + 1, dtype=np.int64)
-                made = await asyncio.to_thread(work, block_of(ids))
+                rest = await asyncio.to_thread(work, block_of(ids))
+                made = await asyncio.to_thread(rest)
                 self.pieces_made += 1
                 low = int(ids[-1])
                 yield made, len(ids), Position(202610, 1, low)

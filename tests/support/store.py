@@ -205,10 +205,15 @@ class Store:
         """Read piece by piece."""
         scope = scope or await self.scope()
         reader = self.reader()
+
+        def made_of(block: RowBlock) -> Callable[[], Any]:
+            found = work(block)
+            return lambda: found
+
         if search is None:
-            made = reader.stream(scope, after, work, limit)
+            made = reader.stream(scope, after, made_of, limit)
         else:
-            made = reader.search(scope, search, after, work, limit)
+            made = reader.search(scope, search, after, made_of, limit)
         async with contextlib.aclosing(made) as stream:  # type: ignore[type-var]
             async for piece in stream:
                 yield piece

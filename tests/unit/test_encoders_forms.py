@@ -54,7 +54,8 @@ def records(draw: st.DrawFn) -> list[dict[str, Any]]:
     columns: dict[str, list[Any]] = {"record_id": draw(st.lists(st.integers(1, 2**62), min_size=count, max_size=count))}
     for f in FIELDS[1:]:
         shape = draw(st.sampled_from(["full", "holes", "null"])) if not f.required else "full"
-        one = {"full": VALUES[f.kind], "holes": st.none() | VALUES[f.kind], "null": st.none()}[shape]
+        values = VALUES[f.kind] if f.highest is None else st.integers(0, f.highest)
+        one = {"full": values, "holes": st.none() | values, "null": st.none()}[shape]
         columns[f.name] = draw(st.lists(one, min_size=count, max_size=count))
         if f.kind is Kind.NUMBER and draw(st.booleans()):
             texts = draw(st.lists(st.none() | TEXTS, min_size=count, max_size=count))
@@ -88,7 +89,7 @@ def cell(row: dict[str, Any], f: Field) -> Any:
 
 def encode(media: MediaType, blocks: list[RowBlock], fields: tuple[Field, ...] = FIELDS) -> bytes:
     encoder = Encoder(media, fields, IDS)
-    made = [encoder.block(b) for b in blocks]  # all before any is written, as threads may
+    made = [encoder.block(encoder.columns(b)) for b in blocks]  # all before any is written, as threads may
     return encoder.begin() + b"".join(encoder.written(m) for m in made) + encoder.end()
 
 

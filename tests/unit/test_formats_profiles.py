@@ -206,7 +206,7 @@ def test_a_cause_that_q850_does_not_know_is_rejected(tmp_path: Path) -> None:
     line = FREESWITCH_LINE.format(answer="", billsec="0", cause="{}", uuid="u", bleg="", more="")
     data = line.format("128") + line.format("127") + line.format("-1") + line.format("SOMETHING_NEW")
     whole = read_all(write(tmp_path, data), "freeswitch-csv")
-    assert whole.rejects == {1: "cause.out_of_range", 3: "cause.out_of_range", 4: "integer.unreadable"}
+    assert whole.rejects == {1: "integer.out_of_range", 3: "integer.out_of_range", 4: "integer.unreadable"}
 
 
 def test_an_unknown_disposition_of_the_canonical_file_is_rejected(tmp_path: Path) -> None:

@@ -110,7 +110,12 @@ class _Assembly:
                 known = seen[column.dictionary] = np.array(
                     [words.setdefault(w, len(words)) for w in column.words()], kind
                 )
-            codes[start:stop] = known[column.codes()] if column.place.width else known[0]
+            if not column.place.width:
+                codes[start:stop] = known[0]
+            elif known[-1] == len(known) - 1 and (known[1:] > known[:-1]).all():
+                codes[start:stop] = column.codes()  # the chunk's codes are ours: it brought the first words
+            else:
+                codes[start:stop] = known[column.codes()]
         try:
             spelled = pa.array([w.decode() for w in words], pa.string())
         except UnicodeDecodeError as error:

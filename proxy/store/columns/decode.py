@@ -261,9 +261,9 @@ class Column:
         """Which rows have a value."""
         return np.ones(self.rows, np.bool_) if self.valid is None else _bits(self.valid, self.rows)
 
-    def codes(self) -> Words:
+    def codes(self) -> Bytes | Words:
         """A coded column's codes."""
-        codes = self._words()
+        codes = self.planes if self.place.width == 1 else self._words()
         if len(codes) and int(codes.max()) >= self.place.entries:
             raise FormatError("a code outside its dictionary")
         return codes
