@@ -100,6 +100,16 @@ class Documents:
                 raise
             return await self._store(who, case_id, version, kind, looked)
 
+    async def refuse_length(self, who: StaffGrant, case_id: str) -> None:
+        """Enter and refuse a document that says itself that it is too large.
+
+        Raises:
+            TooLarge: always.
+        """
+        refusal = TooLarge("A document has at most 25 MiB.")
+        await self._register.refused(who, case_id, Action.DOCUMENT, refusal)
+        raise refusal
+
     async def _store(
         self, who: StaffGrant, case_id: str, version: int, kind: str, looked: Looked
     ) -> tuple[Case, Document]:
