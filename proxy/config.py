@@ -74,6 +74,9 @@ class Config:
     log_witness_max_age_s: int = _doc(
         300, "how old an unpublished entry may be before `log_witness_required` acts, seconds"
     )
+    keyring_backup_days: int = _doc(
+        90, "how long backups of the keyring are kept, days: for so long what was shredded is pending"
+    )
     log_retention_floor_months: int = _doc(24, "openings of the log are kept for at least so many months (at least 1)")
 
     def path(self, name: str) -> Path:

@@ -25,6 +25,7 @@ from keys.provider import Period
 from keys.ring import Ring
 from proxy.cli.common import CliError, ExitCode, connect, console, emit, json_option, run, settings
 from proxy.cli.rotation import rotate
+from proxy.cli.shred import shred
 from proxy.config import Config
 
 _LOSS = (
@@ -36,7 +37,7 @@ _LOSS = (
 
 @click.group("keys")
 def group() -> None:
-    """Back up, restore and verify the keyring; rotate keys.
+    """Back up, restore and verify the keyring; rotate keys; shred months.
 
     WITHOUT THE KEYRING EVERY RECORD IS LOST. The database holds only what the keyring opens, and nobody can make the
     keys again. New keys are made every month: back up every month, and after `tollgate init`. Keep the backup away
@@ -47,6 +48,7 @@ def group() -> None:
 
 keys = group
 group.add_command(rotate)
+group.add_command(shred)
 
 
 def _passphrase_option(command: Any) -> Any:
