@@ -59,6 +59,10 @@ class Config:
     oidc_group_operator: str = _doc("tollgate-operator", "its group of operators")
     staff_session_s: int = _doc(43_200, "how long after signing in at the provider tokens are given, seconds")
     staff_requests_per_minute: int = _doc(600, "requests that one member of staff may make in a minute")
+    carrier_name: str = _doc("", "our name, as letters of the legal desk and its productions bear it")
+    legal_guarded: str = _doc(
+        "", "file of numbers of police, courts, counsel and staff, flagged as targets (legal.md); relative to `home`"
+    )
     max_rows_per_answer: int = _doc(5_000_000, "most rows of one answer")
     stream_stall_s: int = _doc(60, "a reader that takes nothing for this long is cut off, seconds")
     connections_max: int = _doc(1024, "open connections of the API at once; more are broken off")

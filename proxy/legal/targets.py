@@ -189,8 +189,8 @@ def read_guarded(lines: Iterable[str]) -> Guarded:
     Raises:
         GuardedError: names the line.
     """
-    numbers: dict[int, str] = {}
     prefixes: dict[str, str] = {}
+    written: list[tuple[int, str, str]] = []
     for place, raw in enumerate(lines, 1):
         line = raw.partition("#")[0].strip()
         if not line:
@@ -200,11 +200,15 @@ def read_guarded(lines: Iterable[str]) -> Guarded:
             raise GuardedError(f"line {place}: write a number, a comma, and what it is (police, court, counsel, staff)")
         if re.fullmatch(r"\+[1-9][0-9]{2,13}\*", number, re.ASCII):
             prefixes[number[1:-1]] = kind
-            continue
-        read = read_targets([number])
-        if len(read.targets.numbers) != 1:
+        else:
+            written.append((place, number, kind))
+    read = _parse([number for _, number, _ in written])
+    known = dict(zip(read.places, read.numbers, strict=True))
+    numbers: dict[int, str] = {}
+    for position, (place, _, kind) in enumerate(written, 1):
+        if (found := known.get(position)) is None:
             raise GuardedError(f"line {place}: not a telephone number")
-        numbers[read.targets.numbers[0]] = kind
+        numbers[found] = kind
     return Guarded(numbers, prefixes)
 
 
@@ -216,6 +220,28 @@ def read_targets(texts: Sequence[str], guarded: Guarded = NOBODY) -> ReadTargets
             100,000 distinct ones.
         guarded: the operator's list.
     """
+    read = _parse(texts)
+    places, kinds = _guarded(read.places, read.numbers, guarded)
+    targets = Targets(
+        tuple(sorted({n for n in read.numbers if n is not None})),
+        *(_distinct(read.others, kind) for kind in (TargetKind.ACCOUNT, TargetKind.TRUNK, TargetKind.IMSI)),
+    )
+    return ReadTargets(targets, read.refused, read.given, places, kinds)
+
+
+@dataclass(frozen=True, slots=True)
+class _Parsed:
+    places: list[int]
+    """Of what is written as a number."""
+    numbers: list[int | None]
+    """None: refused."""
+    others: pl.DataFrame
+    """``kind`` and ``value`` of all that is not refused by its form."""
+    refused: tuple[RefusedTarget, ...]
+    given: int
+
+
+def _parse(texts: Sequence[str]) -> _Parsed:
     whole = [t if len(t) <= TEXT_MAX else "x" * (TEXT_MAX + 1) for t in texts]
     # Half a surrogate pair, as JSON can write one, is no text: it becomes what is refused in each kind.
     whole = [t if t.isascii() else _HALF.sub("\0", t) for t in whole]
@@ -228,16 +254,17 @@ def read_targets(texts: Sequence[str], guarded: Guarded = NOBODY) -> ReadTargets
     refused = [RefusedTarget(place, reason) for place, reason in _refusals(frame)]
     bad = {x.place for x in refused}
     good = frame.filter(~pl.col("place").is_in(list(bad))) if bad else frame
-    numbers = good.filter(pl.col("kind") == "number")
+    numbers = good.filter(pl.col("kind") == TargetKind.NUMBER.value)
     e164 = read_numbers(numbers["value"], _RULES).e164
     lost = numbers["place"].filter(e164.is_null()).to_list()
     refused += [RefusedTarget(place, RefusedFor.NOT_A_NUMBER) for place in lost]
-    places, kinds = _guarded(numbers["place"].to_list(), e164.to_list(), guarded)
-    targets = Targets(
-        tuple(e164.drop_nulls().unique().sort().to_list()),
-        *(_distinct(good, kind) for kind in (TargetKind.ACCOUNT, TargetKind.TRUNK, TargetKind.IMSI)),
+    return _Parsed(
+        numbers["place"].to_list(),
+        e164.to_list(),
+        good,
+        tuple(sorted(refused, key=lambda x: x.place)),
+        len(frame),
     )
-    return ReadTargets(targets, tuple(sorted(refused, key=lambda x: x.place)), len(frame), places, kinds)
 
 
 def _refusals(frame: pl.DataFrame) -> list[tuple[int, RefusedFor]]:

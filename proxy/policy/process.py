@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import date, datetime
 from enum import StrEnum
-from typing import TypeAlias
+from types import MappingProxyType
+from typing import Final, TypeAlias
 
 from proxy.policy.extraction import TARGETS_MAX as TARGETS_MAX
 from proxy.policy.model import Deny
@@ -39,43 +41,86 @@ class Reach(StrEnum):
 
 
 class Authority(StrEnum):
-    """Who signed."""
+    """Who signed; ``AUTHORITY_MEANS`` says who that is."""
 
-    JUDGE = "judge"  # or magistrate, of a court of competent jurisdiction
-    CLERK = "clerk"  # of a court, or the court's seal
+    JUDGE = "judge"
+    CLERK = "clerk"
     GRAND_JURY = "grand_jury"
     PROSECUTOR = "prosecutor"
-    AGENCY_OFFICER = "agency_officer"  # one whom a statute gives the power
-    LAW_OFFICER = "law_officer"  # any other officer of a governmental entity
+    AGENCY_OFFICER = "agency_officer"
+    LAW_OFFICER = "law_officer"
     FBI_DIRECTOR = "fbi_director"
-    FBI_HEADQUARTERS = "fbi_headquarters"  # Deputy Assistant Director or above
-    FBI_SAC = "fbi_sac"  # Special Agent in Charge of a field office, designated
-    FBI_OTHER = "fbi_other"  # below that: never enough
+    FBI_HEADQUARTERS = "fbi_headquarters"
+    FBI_SAC = "fbi_sac"
+    FBI_OTHER = "fbi_other"
     ATTORNEY = "attorney"
     CUSTOMER = "customer"
 
 
-class Fact(StrEnum):
-    """What the handler attests of the process after reading it; each is asked for by the instruments that need it."""
+AUTHORITY_MEANS: Final[Mapping[Authority, str]] = MappingProxyType(
+    {
+        Authority.JUDGE: "a judge or magistrate of a court of competent jurisdiction",
+        Authority.CLERK: "the clerk of a court, or its seal",
+        Authority.GRAND_JURY: "a grand jury",
+        Authority.PROSECUTOR: "an attorney for the government",
+        Authority.AGENCY_OFFICER: "an officer to whom a statute gives the power of subpoena",
+        Authority.LAW_OFFICER: "any other officer of a governmental entity",
+        Authority.FBI_DIRECTOR: "the Director of the FBI",
+        Authority.FBI_HEADQUARTERS: "a designee at FBI headquarters, Deputy Assistant Director or above",
+        Authority.FBI_SAC: "a designated Special Agent in Charge of an FBI field office",
+        Authority.FBI_OTHER: "anybody else of the FBI",
+        Authority.ATTORNEY: "an attorney of a private party",
+        Authority.CUSTOMER: "the customer",
+    }
+)
 
-    AUTHENTIC = "authentic"  # the issuer was called back at a number found elsewhere, and confirmed
-    ARTICULABLE_FACTS = "articulable_facts"  # the order finds specific and articulable facts, relevant and material
+
+class Fact(StrEnum):
+    """What the handler attests of the process after reading it; ``FACT_MEANS`` says what that is."""
+
+    AUTHENTIC = "authentic"
+    ARTICULABLE_FACTS = "articulable_facts"
     PROBABLE_CAUSE = "probable_cause"
-    CERTIFIED_RELEVANT = "certified_relevant"  # written certification of 2709(b)(1)
-    REVIEW_NOTICE = "review_notice"  # the letter tells of judicial review, 2709(d)(2)
-    NONDISCLOSURE_CERTIFIED = "nondisclosure_certified"  # 2709(c)(1)(B)
+    CERTIFIED_RELEVANT = "certified_relevant"
+    REVIEW_NOTICE = "review_notice"
+    NONDISCLOSURE_CERTIFIED = "nondisclosure_certified"
     CUSTOMER_SIGNED = "customer_signed"
-    IDENTITY_VERIFIED = "identity_verified"  # of the customer, 47 CFR 64.2010
-    RECIPIENT_NAMED = "recipient_named"  # whom the customer designates
-    LOCATION_AUTHORISED = "location_authorised"  # express prior authorisation of the customer, 222(f)(1)
-    COURT_ORDERED = "court_ordered"  # a judge, not only a party, orders this part
-    DANGER = "danger"  # the request states the danger of death or serious physical injury
-    NO_DELAY = "no_delay"  # and that it allows no delay
-    GOOD_FAITH = "good_faith"  # the handler's own belief, with its reasons on record
+    IDENTITY_VERIFIED = "identity_verified"
+    RECIPIENT_NAMED = "recipient_named"
+    LOCATION_AUTHORISED = "location_authorised"
+    COURT_ORDERED = "court_ordered"
+    DANGER = "danger"
+    NO_DELAY = "no_delay"
+    GOOD_FAITH = "good_faith"
     COUNSEL_REVIEWED = "counsel_reviewed"
-    CUSTOMER_NOTIFIED = "customer_notified"  # or counsel says that no notice is due
-    WRITTEN_REQUEST = "written_request"  # formal and written
-    REPORT_FILED = "report_filed"  # with the CyberTipline, 18 U.S.C. 2258A
+    CUSTOMER_NOTIFIED = "customer_notified"
+    WRITTEN_REQUEST = "written_request"
+    REPORT_FILED = "report_filed"
+
+
+FACT_MEANS: Final[Mapping[Fact, str]] = MappingProxyType(
+    {
+        Fact.AUTHENTIC: "the issuer was called back at a number found elsewhere than in the process, and confirmed it",
+        Fact.ARTICULABLE_FACTS: "the order finds specific and articulable facts that the records are relevant and"
+        " material to an ongoing criminal investigation, 18 U.S.C. 2703(d)",
+        Fact.PROBABLE_CAUSE: "the warrant was issued on probable cause",
+        Fact.CERTIFIED_RELEVANT: "the letter bears the written certification of 18 U.S.C. 2709(b)(1)",
+        Fact.REVIEW_NOTICE: "the letter tells of judicial review, 18 U.S.C. 2709(d)(2)",
+        Fact.NONDISCLOSURE_CERTIFIED: "the letter bears the certification of 18 U.S.C. 2709(c)(1)(B)",
+        Fact.CUSTOMER_SIGNED: "the customer's request is in writing and signed",
+        Fact.IDENTITY_VERIFIED: "the customer was authenticated as 47 CFR 64.2010 says",
+        Fact.RECIPIENT_NAMED: "the customer names who is to receive the records",
+        Fact.LOCATION_AUTHORISED: "the customer expressly authorised call location beforehand, 47 U.S.C. 222(f)(1)",
+        Fact.COURT_ORDERED: "a judge, not only a party, orders this part",
+        Fact.DANGER: "the request states danger of death or serious physical injury to a person",
+        Fact.NO_DELAY: "and that it requires disclosure without delay",
+        Fact.GOOD_FAITH: "the handler believes both in good faith, and has put the reasons on record",
+        Fact.COUNSEL_REVIEWED: "counsel found that the law requires this disclosure",
+        Fact.CUSTOMER_NOTIFIED: "the customer was told in time to object, or counsel found that no notice is due",
+        Fact.WRITTEN_REQUEST: "the request is formal, in writing, and about telemarketing fraud",
+        Fact.REPORT_FILED: "the report was submitted to the CyberTipline, 18 U.S.C. 2258A",
+    }
+)
 
 
 @dataclass(frozen=True, slots=True)

@@ -42,7 +42,7 @@ _ELSEWHERE: Final = {CONTENT: RecordClass.CONTENT, FUTURE: RecordClass.PROSPECTI
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
-_WIDER = LegalRule(
+SCOPE_WIDENED = LegalRule(
     "scope.widened",
     "47 U.S.C. 222(c)(1)",
     r.ACT_1996,
@@ -111,7 +111,7 @@ def narrow(scope: Scope, smaller: Scope, targets_within: bool) -> Scope | Deny:
         and set(smaller.target_kinds) <= set(scope.target_kinds)
         and smaller.fields == canonical(smaller.fields)
     )
-    return smaller if within else _WIDER.deny()
+    return smaller if within else SCOPE_WIDENED.deny()
 
 
 def canonical(fields: Iterable[str]) -> tuple[str, ...]:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import time
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from proxy.legal.guardfile import BYTES_MAX, load_guarded
 from proxy.legal.targets import (
     GuardedError,
     RefusedFor,
@@ -209,7 +211,7 @@ def test_canonical_lines_read_back(texts: list[str]) -> None:
     assert Targets.of(targets.targets()) == targets
 
 
-@settings(max_examples=200, deadline=None, database=None)
+@settings(max_examples=100, deadline=None, database=None)
 @given(st.lists(st.text(max_size=40), max_size=6))
 def test_anything_is_read_or_refused(texts: list[str]) -> None:
     read = read_targets(texts)
@@ -252,3 +254,36 @@ class TestGuarded:
 
     def test_no_list_flags_nobody(self) -> None:
         assert read_targets(["2125550110"]).guarded == ()
+
+
+class TestGuardFile:
+    """A list that cannot be read is an error, never an empty list."""
+
+    def test_one(self, tmp_path: Path) -> None:
+        file = tmp_path / "guarded"
+        file.write_text("+12125550110,police\n\n# none\n")
+        assert load_guarded(file).kind(12125550110) == "police"
+        assert load_guarded(None).kind(12125550110) is None
+
+    @pytest.mark.parametrize(
+        ("data", "says"),
+        [
+            (b"\xff\n", "not UTF-8"),
+            (b"+12125550110\n", "line 1"),
+            (b"#" * (BYTES_MAX + 1), "16 MiB"),
+            (None, "No such"),
+        ],
+    )
+    def test_none(self, tmp_path: Path, data: bytes | None, says: str) -> None:
+        file = tmp_path / "guarded"
+        if data is not None:
+            file.write_bytes(data)
+        with pytest.raises(GuardedError, match=says) as caught:
+            load_guarded(file)
+        assert str(caught.value).count(str(file)) == 1
+
+    def test_ten_thousand_lines_are_read_in_time(self) -> None:
+        lines = [f"+1{200 + n // 100}55501{n % 100:02d},police" for n in range(10_000)]
+        started = time.perf_counter()
+        assert len(read_guarded(lines).numbers) == 10_000
+        assert time.perf_counter() - started < 5
