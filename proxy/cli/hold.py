@@ -79,7 +79,7 @@ def renew(hold_id: str, reason: str, as_json: bool) -> None:
 @click.option("--by", "case", required=True, metavar="CASE", help="The case of the process that it waited for.")
 @json_option
 def supersede(hold_id: str, case: str, as_json: bool) -> None:
-    """Say that process was served for what a preservation kept, and answered from it; its copy stays to its last day."""
+    """Say that process was served for what a preservation kept, and answered. Its copy stays to its last day."""
     _one(run(_post(f"/v1/holds/{_safe(hold_id)}/supersede", {"case": case})), as_json)
 
 

@@ -125,8 +125,8 @@ def _carry_out(ctx: click.Context, change: UUID, yes: bool, as_json: bool) -> No
     click.echo(f"{report.order.month}: {', '.join(report.order.classes)} open for nobody any more")
     if report.pending_until is not None:
         console.print(
-            f"PENDING until {report.pending_until:%Y-%m-%d}: backups of the keyring from before still have the keys; it is"
-            " complete when they have expired (setting keyring_backup_days).",
+            f"PENDING until {report.pending_until:%Y-%m-%d}: backups of the keyring from before still have the keys;"
+            " it is complete when they have expired (setting keyring_backup_days).",
             style="yellow",
         )
     for path in report.replaced:
