@@ -51,6 +51,7 @@ class ExitCode(IntEnum):
     CONFIGURATION = 3
     UNAVAILABLE = 4
     BAD_INPUT = 5
+    UNPROVEN = 6
     DEFECT = 70
 
 

@@ -28,6 +28,7 @@ COMMANDS: dict[str, Command] = {
     "exposure": Command("proxy.cli.exposure", "exposure", "Count what somebody was shown: records, numbers, carriers."),
     "hold": Command("proxy.cli.hold", "hold", "Holds: records kept for cases; 2703(f) preservations."),
     "report": Command("proxy.cli.report", "report", "Reports from the log: transparency, disclosures."),
+    "production": Command("proxy.cli.production", "production", "Check packages that answer legal process."),
     "witness": Command("proxy.cli.witness", "witness", "Run a witness: cosign the checkpoints of others' logs."),
     "keys": Command("proxy.cli.keys", "keys", "Back up, restore and verify the keyring; rotate keys; shred."),
     "db": Command("proxy.cli.db", "db", "Bring the database to this version; see where it stands."),

@@ -7,12 +7,11 @@ mode leaves out time and chance, and what is compressed is compressed by zlib at
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property
 from io import BytesIO
-from typing import Final
+from typing import Final, NamedTuple
 from zoneinfo import ZoneInfo
 
 import polars as pl
@@ -38,6 +37,8 @@ _FOOT_AT = 40.0
 _BAND = 0.955
 _LINE = 0.6
 _ESCAPED: Final = {"\\": "\\\\", "(": "\\(", ")": "\\)"} | {chr(c): f"\\{c:03o}" for c in range(0xA0, 0x100)}
+_TOGETHER: Final = 20_000
+"""Records whose text is made at once."""
 _NAMED_MAX: Final = 3
 """Targets that are named in the head of every page; more are counted, and listed in targets.csv."""
 
@@ -215,8 +216,17 @@ class Pages:
         )
 
 
+class Volume(NamedTuple):
+    """One file of pages."""
+
+    name: str
+    records: int
+    pages: int
+    data: bytes
+
+
 class PdfWriter:
-    """Takes records in order and gives volumes as they are full.
+    """Takes records in order and gives volumes as they are full: feed, full until None; in the end rest until None.
 
     Args:
         pages: how they look.
@@ -229,24 +239,29 @@ class PdfWriter:
         self._done = 0
         self._volume = 0
 
-    def feed(self, frame: pl.DataFrame) -> Iterator[tuple[str, int, int, bytes]]:
-        """Take some records; give (name, records, pages, bytes) of every volume that is full now."""
+    def feed(self, frame: pl.DataFrame) -> None:
+        """Take some records."""
         before = self._done + len(self._waiting)
-        self._waiting += self._pages.lines(frame, before + 1)
-        while len(self._waiting) > self._most:
-            yield self._cut(self._most)
+        for start in range(0, frame.height, _TOGETHER):
+            self._waiting += self._pages.lines(frame.slice(start, _TOGETHER), before + start + 1)
 
-    def end(self) -> Iterator[tuple[str, int, int, bytes]]:
-        """Give the last volume."""
-        yield self._cut(len(self._waiting))
+    def full(self) -> Volume | None:
+        """Return a volume that is full now, until there is none."""
+        return self._cut(self._most) if len(self._waiting) > self._most else None
 
-    def _cut(self, rows: int) -> tuple[str, int, int, bytes]:
+    def rest(self) -> Volume | None:
+        """Return what is left when no more records come, volume by volume; without any record a page that says so."""
+        if not self._waiting and self._volume:
+            return None
+        return self._cut(min(len(self._waiting), self._most))
+
+    def _cut(self, rows: int) -> Volume:
         taken, self._waiting = self._waiting[:rows], self._waiting[rows:]
         made = self._pages.volume(self._volume, taken, self._done + 1)
         name, pages = self._pages.name(self._volume), self._pages.layout.pages(rows)
         self._volume += 1
         self._done += rows
-        return name, rows, pages, made
+        return Volume(name, rows, pages, made)
 
 
 def window(facts: Facts) -> str:
