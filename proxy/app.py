@@ -23,6 +23,11 @@ from keys.file_provider import FileProvider
 from keys.notes import NoteError, check_name
 from keys.signing import SigningKeys
 from proxy import logs, metrics, problems
+from proxy.changes.http import ChangesApi
+from proxy.changes.kinds import CARRIERS as CARRIER_KINDS
+from proxy.changes.registryhttp import RegistryApi
+from proxy.changes.service import Changes
+from proxy.changes.staffkinds import STAFF as STAFF_KINDS
 from proxy.config import Config, ConfigError
 from proxy.disclosure.cursors import SECRET as CURSOR_SECRET
 from proxy.disclosure.cursors import Sealer
@@ -230,6 +235,9 @@ class Gateway:
                 refused=summary.count,
             )
             StaffApi(Staff(ledger), guards.staff, pools[Role.OPERATOR]).setup(app)
+            RegistryApi(ledger, guards.staff, pools[Role.OPERATOR]).setup(app)
+            changes = Changes(pools[Role.OPERATOR], ledger, (*CARRIER_KINDS, *STAFF_KINDS))
+            ChangesApi(changes, guards.staff).setup(app)
             return Peers(guards.peers, spending)
 
         log, receipts = LogFiles(published, strangers), Receipts(ledger, published, pools[Role.LOG])
