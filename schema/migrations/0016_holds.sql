@@ -88,16 +88,16 @@ CREATE FUNCTION tollgate.held_begins() RETURNS trigger
 DECLARE
     low int := to_char(to_timestamp(NEW.start_us / 1e6) AT TIME ZONE 'UTC', 'YYYYMM')::int;
     high int := to_char(to_timestamp((NEW.end_us - 1) / 1e6) AT TIME ZONE 'UTC', 'YYYYMM')::int;
-    found record;
+    theirs record; -- FOUND, in capitals or not, is PL/pgSQL's own
 BEGIN
     PERFORM pg_advisory_xact_lock_shared(hashtextextended('tollgate.shred', 0));
     IF EXISTS (SELECT FROM tollgate.shred s
                WHERE s.begun_at IS NOT NULL AND s.done_at IS NULL AND s.month BETWEEN low AND high) THEN
         RAISE EXCEPTION 'a month of this window is being shredded' USING ERRCODE = 'object_in_use';
     END IF;
-    SELECT h.case_id, h.kind INTO found FROM tollgate.hold h WHERE h.hold_id = NEW.hold_id;
+    SELECT h.case_id, h.kind INTO theirs FROM tollgate.hold h WHERE h.hold_id = NEW.hold_id;
     IF FOUND THEN
-        IF found.case_id <> NEW.case_id OR (found.kind = 'production') <> NEW.discloses THEN
+        IF theirs.case_id <> NEW.case_id OR (theirs.kind = 'production') <> NEW.discloses THEN
             RAISE EXCEPTION 'hold % is another''s', NEW.hold_id USING ERRCODE = 'check_violation';
         END IF;
     ELSE
