@@ -21,7 +21,8 @@ from schema.fields import Field, Kind
 
 WIDTH: Final = 160
 """Characters on a line."""
-GAP: Final = 2
+GAPS: Final = (2, 1)
+"""Characters between columns: two, but one where that saves a record a line."""
 PARTS_MAX: Final = 4
 CUT: Final = " [cut]"
 BODY: Final = 470.0
@@ -36,7 +37,7 @@ NUMBER: Final = "no"
 LABELS: Final = {
     NUMBER: "No.",
     LOCAL: "Start (local)",
-    "record_id": "Record id",
+    "record_id": "Record",
     "started_at": "Start (UTC)",
     "answered_at": "Answer (UTC)",
     "ended_at": "End (UTC)",
@@ -166,10 +167,17 @@ def layout(fields: Sequence[Field], survey: Survey, timezone: str) -> Layout:
         columns.append((field.name, wide if field.kind is Kind.TIME else length, right))
         if field.name == "started_at" and timezone not in UTC_NAMES:
             columns.append((LOCAL, 23, False))
+    laid = [_laid(columns, gap) for gap in GAPS]
+    cells, lines = min(laid, key=lambda each: each[1])
+    return Layout(cells, lines, tuple(f.name for f in fields if not survey.longest.get(f.name)))
+
+
+def _laid(columns: Sequence[tuple[str, int, bool]], gap: int) -> tuple[tuple[Cell, ...], int]:
+    """Return the places of columns of (name, width, right-aligned), and how many lines they take."""
     cells: list[Cell] = []
     line = at = 0
     # Later lines stand in from the first, so that the eye finds where a record begins.
-    indent = max(columns[0][1], len(LABELS[NUMBER])) + GAP
+    indent = max(columns[0][1], len(LABELS[NUMBER])) + gap
     room = WIDTH - indent
     for name, length, right in columns:
         parts = min(-(-length // room), PARTS_MAX)
@@ -180,8 +188,8 @@ def layout(fields: Sequence[Field], survey: Survey, timezone: str) -> Layout:
                 line, at = line + 1, indent
             cuts = part + 1 == PARTS_MAX and length > PARTS_MAX * room
             cells.append(Cell(name, label, line, at, width, right, part * room, parts == 1, cuts))
-            at += width + GAP
-    return Layout(tuple(cells), line + 1, tuple(f.name for f in fields if not survey.longest.get(f.name)))
+            at += width + gap
+    return tuple(cells), line + 1
 
 
 def _cell(cell: Cell) -> pl.Expr:

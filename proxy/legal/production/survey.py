@@ -79,8 +79,10 @@ def shown(facts: Facts) -> tuple[Field, ...]:
     """Return the fields that the permit shows, in canonical order.
 
     Raises:
-        ProductionError: on a field that no record has.
+        ProductionError: on a field that no record has, or where there is none.
     """
+    if not facts.fields:
+        raise ProductionError("the permit shows no field")
     if unknown := set(facts.fields) - BY_NAME.keys():
         raise ProductionError(f"no record has a field {min(unknown)}")
     return tuple(f for f in BY_NAME.values() if f.name in facts.fields)
