@@ -6,10 +6,11 @@ are read (proxy/disclosure); what a package is, proxy/legal/production knows.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Protocol
 from uuid import UUID
 
+from proxy.ledger.model import JSON
 from proxy.legal.production.model import Certified, Delivery, Drafted, Facts, SignedCertificate, Tables
 from proxy.policy.extraction import Extraction, ExtractionOrder, ExtractionState, Extractor
 from proxy.staff.model import StaffGrant
@@ -27,17 +28,24 @@ __all__ = [
 
 
 class ProductionMaker(Protocol):
-    """Makes, certifies and encrypts packages (proxy/legal/production). Each step can be repeated after a crash."""
+    """Makes, certifies and encrypts packages (proxy/legal/production). Each step can be repeated after a crash.
+
+    ``actor`` is who acts, as the log says it; nothing: the gateway itself.
+    """
 
     async def draft(self, facts: Facts, tables: Tables) -> Drafted:
-        """Make the inner package but its signed certificate. The same facts again give the same bytes."""
+        """Make the inner package but its signed certificate. The same facts again give the same bytes.
+
+        Raises:
+            ProductionError: facts and records do not go together; `ProductionBusy`: it is being made elsewhere.
+        """
         ...
 
     async def certificate(self, production_id: UUID) -> bytes:
         """Return the draft of the certificate (text), for the custodian to read and sign outside."""
         ...
 
-    async def certify(self, production_id: UUID, signed: SignedCertificate) -> Certified:
+    async def certify(self, production_id: UUID, signed: SignedCertificate, *, actor: Mapping[str, JSON]) -> Certified:
         """Take the certificate that the custodian signed, and fix the package with it.
 
         Raises:
@@ -45,14 +53,14 @@ class ProductionMaker(Protocol):
         """
         ...
 
-    async def seal(self, production_id: UUID, recipients: tuple[str, ...]) -> Delivery:
-        """Encrypt the inner package to age recipients; also to others later.
+    async def seal(self, production_id: UUID, recipients: Sequence[str], *, actor: Mapping[str, JSON]) -> Delivery:
+        """Encrypt the inner package to age recipients; also to others later, under an approval of their own.
 
         Raises:
-            ProductionError: not recipients, or the package is not certified.
+            ProductionError: not recipients, no such approval, or the package is not certified.
         """
         ...
 
-    def package(self, delivery_id: UUID) -> AsyncIterator[bytes]:
+    def package(self, delivery_id: UUID, *, actor: Mapping[str, JSON]) -> AsyncIterator[bytes]:
         """Return an encrypted package in pieces."""
         ...

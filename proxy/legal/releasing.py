@@ -20,12 +20,13 @@ import pyarrow as pa
 
 from proxy import logs
 from proxy.ledger.model import JSON
-from proxy.legal import pinned, sql
+from proxy.legal import sql
 from proxy.legal.approvals import approvals, live
 from proxy.legal.extracting import Extracting
 from proxy.legal.intake import Intake
-from proxy.legal.model import Case, CaseError, Malformed, NoSuchCase, Refused
+from proxy.legal.model import Case, CaseError, Malformed, NoSuchCase, Refused, WrongState
 from proxy.legal.ports import Extractor, ProductionMaker
+from proxy.legal.production import canonical
 from proxy.legal.production.model import (
     Custodian,
     Facts,
@@ -37,6 +38,7 @@ from proxy.legal.production.model import (
     SignedCertificate,
     Target,
 )
+from proxy.legal.production.service import ProductionBusy
 from proxy.legal.register import Register, Step, case_of
 from proxy.legal.states import Action
 from proxy.policy.instruments import INSTRUMENTS
@@ -111,7 +113,7 @@ class Releasing:
             number: int = await conn.fetchval(sql.NEXT_PRODUCTION, case.case_id)
             facts = await self._facts(conn, case, uuid4(), number, custodian, system)
             place = (case.case_id, "production", str(facts.production_id))
-            sealed = await self._register.sealer.seal_json(case.key_month, place, pinned.to_json(facts))
+            sealed = await self._register.sealer.seal(case.key_month, place, canonical.facts_bytes(facts))
             await conn.execute(
                 sql.ADD_PRODUCTION,
                 facts.production_id,
@@ -170,7 +172,9 @@ class Releasing:
         production_id = case.production_id
         assert production_id is not None
         try:
-            done = await self._maker.certify(production_id, signed)
+            done = await self._maker.certify(production_id, signed, actor=who.actor())
+        except ProductionBusy as error:
+            raise WrongState("The production is being worked on just now: try again.") from error
         except ProductionError as error:
             refusal = Refused("certificate.refused", "Fed. R. Evid. 902; 28 U.S.C. 1746", str(error))
             await self._register.refused(who, case_id, Action.CERTIFY, refusal)
@@ -215,13 +219,15 @@ class Releasing:
         production_id = case.production_id
         assert production_id is not None
         try:
-            delivery = await self._maker.seal(production_id, keys)
+            delivery = await self._maker.seal(production_id, keys, actor=who.actor())
+        except ProductionBusy as error:
+            raise WrongState("The production is being worked on just now: try again.") from error
         except ProductionError as error:
             refusal = Refused("delivery.refused", "Fed. R. Evid. 902", str(error))
             await self._register.refused(who, case_id, action, refusal)
             raise refusal from error
 
-        # Dying here leaves an encrypted package that nobody may fetch: the next attempt makes another.
+        # Dying here leaves a delivery that nobody may fetch: the same recipients again are the same delivery.
         async def work(conn: asyncpg.Connection, case: Case) -> Step:
             approval = await self._approved(conn, case, keys if again else None)
             if again:
@@ -255,7 +261,7 @@ class Releasing:
             place = (case_id, "delivery", str(row["version"]))
             value = await self._register.sealer.open_json(case.key_month, place, row["sealed"])
         await self._register.looked(who, "package", case_id, delivery=value["delivery_id"])
-        return value["name"], self._maker.package(UUID(value["delivery_id"]))
+        return value["name"], self._maker.package(UUID(value["delivery_id"]), actor=who.actor())
 
     async def acknowledge(self, who: StaffGrant, case_id: str, version: int, note: str) -> Case:
         """Say that the recipient acknowledged the delivery.
@@ -276,13 +282,15 @@ class Releasing:
             case = await self._case(conn, row["case_id"])
             await self._register.sealer.load(conn, [case.key_month])
         place = (case.case_id, "production", str(production_id))
-        facts = pinned.from_json(await self._register.sealer.open_json(case.key_month, place, row["sealed"]))
+        facts = canonical.read_facts(await self._register.sealer.open(case.key_month, place, row["sealed"]))
 
         def tables() -> AsyncIterator[pa.Table]:
             return self._extractor.read_hold(row["hold_id"])
 
         try:
             await self._maker.draft(facts, tables)
+        except ProductionBusy:
+            return
         except ProductionError as error:
             logs.event(_LOG, logging.ERROR, "cases.production", error)
             await pool.execute(sql.PRODUCTION_FAILED, production_id, "production.failed")
