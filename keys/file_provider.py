@@ -25,7 +25,8 @@ class FileProvider(Provider):
 
     Args:
         directory: made by `create`.
-        classes: the classes this process may open; None is all. Signing keys and secrets are no class.
+        classes: the classes this process may open; None is all. Signing keys and secrets are no class. ``hold`` is
+            every class ``hold_…``: each hold has a class of its own, so that it can be destroyed alone.
         observe: gets every operation and its outcome.
 
     Raises:
@@ -113,7 +114,8 @@ class FileProvider(Provider):
         await self._off_loop("rotate", lambda: self._keyring.update(lambda r: r.under(new_root())))
 
     def _allow(self, period: Period) -> None:
-        if self._classes is not None and period.key_class not in self._classes:
+        family = "hold" if period.key_class.startswith("hold_") else period.key_class
+        if self._classes is not None and family not in self._classes:
             raise KeyUnavailable(f"keys of class {period.key_class} are not for this process")
 
     async def _off_loop(self, operation: str, work: Callable[[], T]) -> T:

@@ -49,11 +49,16 @@ class Scope:
 
     def months(self) -> list[int]:
         """Return the months (yyyymm) of the window, in order."""
-        first = datetime.fromtimestamp(self.start_us // 1_000_000, UTC)
-        last = datetime.fromtimestamp((self.end_us - 1) // 1_000_000, UTC)
-        count = (last.year - first.year) * 12 + last.month - first.month + 1
-        starts = (first.year * 12 + first.month - 1 + i for i in range(count))
-        return [n // 12 * 100 + n % 12 + 1 for n in starts]
+        return months_of(self.start_us, self.end_us)
+
+
+def months_of(start_us: int, end_us: int) -> list[int]:
+    """Return the months (yyyymm) of a window that is not empty, in order."""
+    first = datetime.fromtimestamp(start_us // 1_000_000, UTC)
+    last = datetime.fromtimestamp((end_us - 1) // 1_000_000, UTC)
+    count = (last.year - first.year) * 12 + last.month - first.month + 1
+    starts = (first.year * 12 + first.month - 1 + i for i in range(count))
+    return [n // 12 * 100 + n % 12 + 1 for n in starts]
 
 
 @dataclass(frozen=True, slots=True, order=True)

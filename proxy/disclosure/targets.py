@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Final
 
 import numpy as np
@@ -127,14 +127,19 @@ class Targets:
         parts += [tagger.texts(domain, found) for domain, found in self._texts.items()]
         return np.unique(np.concatenate(parts))
 
-    def match(self, opened: Mapping[str, pa.Array | pa.ChunkedArray], rows: int) -> Mask:
+    def match(
+        self, opened: Mapping[str, pa.Array | pa.ChunkedArray], rows: int, only: Collection[str] | None = None
+    ) -> Mask:
         """Say in which of ``rows`` records a target stands (n,).
 
         Args:
             opened: columns as the store gives them, numbers with ``<name>_raw`` beside; one that is absent is null.
+            only: names of the only fields in which it counts; None: all.
         """
         found = np.zeros(rows, np.bool_)
         for field in self.fields:
+            if only is not None and field.name not in only:
+                continue
             if field.tag is TagDomain.NUMBER:
                 if len(self.numbers) and field.name in opened:
                     found |= _isin(opened[field.name], self._numbers)

@@ -2,8 +2,8 @@
 
 An extraction writes what it finds into a *hold*: the records of the case's targets in its window, only the fields that
 the permit names, sealed under a key of the hold's own. A production is made from its hold and never from the store
-again. A preservation (18 U.S.C. 2703(f)) is the same without a disclosure: its permit discloses nothing, nothing of it is
-shown to anybody until a later case's extraction reads it.
+again. A preservation (18 U.S.C. 2703(f)) is the same without a disclosure: its permit discloses nothing, and nothing of
+it is shown to anybody until a later case's extraction reads it.
 
 proxy/disclosure carries extractions out; proxy/legal orders them and reads what they held. Neither imports the other.
 """

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import pyarrow as pa
 
 from keys.datakeys import DataKey
-from keys.sealing import open_chunk, open_sealed, parse_header
+from keys.sealing import open_chunks, open_sealed, parse_header
 from proxy.store import columns
 from proxy.store.batches import CLASS_FIELDS, LEGS, Sealed, Shape
 from proxy.store.planes import FormatError
@@ -62,8 +62,20 @@ def open_chunk_of(
     keys: ClassKeys, shape: Shape, cls: DisclosureClass, ocn: int, head: bytes, index: int, sealed: bytes
 ) -> columns.Chunk:
     """Open one chunk of a class; ``head`` is the beginning of the class's ciphertext. Raises as :func:`open_class`."""
-    body = open_chunk(_key(keys, cls), parse_header(head), index, sealed, shape.aad(cls, ocn))
-    return columns.Chunk(body, CLASS_FIELDS[cls])
+    return open_chunks_of(keys, shape, cls, ocn, head, ((index, sealed),))[0]
+
+
+def open_chunks_of(
+    keys: ClassKeys,
+    shape: Shape,
+    cls: DisclosureClass,
+    ocn: int,
+    head: bytes,
+    sealed: Sequence[tuple[int, bytes | memoryview]],
+) -> list[columns.Chunk]:
+    """Open some chunks of a class, given as (index, sealed bytes). Otherwise as :func:`open_chunk_of`."""
+    bodies = open_chunks(_key(keys, cls), parse_header(head), sealed, shape.aad(cls, ocn))
+    return [columns.Chunk(body, CLASS_FIELDS[cls]) for body in bodies]
 
 
 def open_object(sealed: Sealed, keys: ClassKeys) -> pa.Table:

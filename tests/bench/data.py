@@ -37,20 +37,27 @@ def _numbers(rng: np.random.Generator, count: int) -> npt.NDArray[np.int64]:
 
 
 def records(
-    rows: int, *, ingress: int = 3, egress: int = 4, days: int = 30, seed: int = 1, first: int = 0, busy: int = 0
+    rows: int,
+    *,
+    ingress: int = 3,
+    egress: int = 4,
+    days: int = 30,
+    seed: int = 1,
+    first: int = 0,
+    busy: int = 0,
+    start: datetime = START,
 ) -> pl.DataFrame:
     """Return ``rows`` records in the order in which their calls ended.
 
     Args:
         ingress, egress: number of carriers on each side; the first ingress carrier has nine tenths of the traffic
             unless there are more than ten.
-        days: the calls fall on so many days from START.
+        days: the calls fall on so many days from ``start``.
         first: number of the first record, so that several files hold different calls.
         busy: so many called numbers get about 50 calls each of the first ingress carrier.
     """
     rng = np.random.default_rng([seed, first])
-    start = int(START.timestamp() * 1e6)
-    started = start + np.sort(rng.integers(0, days * 86_400_000, rows)) * 1_000
+    started = int(start.timestamp() * 1e6) + np.sort(rng.integers(0, days * 86_400_000, rows)) * 1_000
     answered = rng.random(rows) < 0.62
     ring = rng.integers(800, 20_000, rows) * 1_000
     talk = np.where(answered, rng.exponential(140_000, rows).astype(np.int64) + 1_000, 0)

@@ -8,6 +8,7 @@ arithmetic on the bytes: numpy's cost a call, twenty-five columns to the row, wo
 from __future__ import annotations
 
 import struct
+from collections.abc import Collection
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
@@ -145,16 +146,21 @@ class Chunk:
         hits = [c.find(value) for c in self.by_name().values() if c.field.kind is Kind.NUMBER]
         return np.unique(np.concatenate(hits)) if hits else _NONE
 
-    def take(self, rows: Ints) -> dict[str, list[Any]]:
-        """Return the values of some rows, column by column; columns that are null throughout are left out."""
+    def take(self, rows: Ints, only: Collection[str] | None = None) -> dict[str, list[Any]]:
+        """Return the values of some rows, column by column; columns that are null throughout are left out.
+
+        Args:
+            only: names of the only fields wanted; None: all.
+        """
         out: dict[str, list[Any]] = {}
+        places = self._places if only is None else [(f, p) for f, p in self._places if f.name in only]
         if len(rows) <= FEW:
             wanted = rows.tolist()
-            for field, place in self._places:
+            for field, place in places:
                 out[field.name] = [_value(self._body, place, field.kind, self.rows, row) for row in wanted]
         else:
-            out = {name: column.take(rows) for name, column in self.by_name().items()}
-        for column in (Column(self._body, f, p, self.rows) for f, p in self._places if f.kind is Kind.NUMBER):
+            out = {f.name: Column(self._body, f, p, self.rows).take(rows) for f, p in places}
+        for column in (Column(self._body, f, p, self.rows) for f, p in places if f.kind is Kind.NUMBER):
             if len(column.raw_rows):
                 out[column.field.name + "_raw"] = column.take_raw(rows)
         return out

@@ -1,0 +1,309 @@
+"""Extraction: what a case's instrument compels, out of the store and into a hold.
+
+The order of things, and what dying leaves behind:
+
+1. the hold's own key is made; left over, it opens nothing;
+2. one transaction puts the intent into the log and the hold on record: before it, nothing was read. Dying after it
+   leaves a hold that is ``running`` with its order sealed beside: ``resume`` goes on, here or in another gateway;
+3. piece by piece, each in one transaction with how far it is, and before each further million records with what the log
+   has to say of those before. Dying leaves whole pieces: the next search begins at the last record that is there;
+4. one transaction with the last piece, the inputs' list, the end of the hold and the outcome's entry.
+
+The pieces hang on the records and on nothing else (proxy/disclosure/sweep.py), so a search that was broken off comes to
+what it would have come to.
+
+Trust: who can change this file can extract whatever the gateway's keys open. PostgreSQL lets the role see sealed
+batches, and write only to the one hold that a transaction names, and only while that runs.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import AsyncIterator
+from concurrent.futures import Executor
+from dataclasses import replace
+from datetime import UTC, datetime
+from typing import Final
+
+import asyncpg
+import pyarrow as pa
+
+from keys.datakeys import DataKeys
+from keys.errors import KeyUnavailable, SealError
+from keys.provider import DataKey, Period
+from keys.sealing import open_sealed, seal
+from proxy import logs
+from proxy.disclosure import held, orders
+from proxy.disclosure.access import LegalAccess
+from proxy.disclosure.filling import Filling, StoppedError
+from proxy.disclosure.held import Holds
+from proxy.disclosure.orders import Ordered
+from proxy.disclosure.searching import Search
+from proxy.disclosure.sweep import PIECE_ROWS
+from proxy.ledger.model import LedgerUnavailable, month_of, new_id
+from proxy.ledger.service import Ledger
+from proxy.policy.extraction import (
+    Extraction,
+    ExtractionOrder,
+    ExtractionRefusedError,
+    ExtractionState,
+    HoldUnreadableError,
+    SourceFile,
+    StaffActor,
+    key_class_of,
+)
+from proxy.store.planes import FormatError
+
+PROGRESS_ROWS: Final = 1_000_000
+RUNNING_MAX: Final = 2
+"""Extractions that run at the same time in one gateway; each takes two connections."""
+RETRY_S: Final = (0.5, 2.0, 8.0)
+"""After how long a database that failed is tried again, each time; then the extraction waits for ``resume``."""
+
+_STAGED: Final = "SELECT tollgate.complete_to(), (SELECT next_record_id FROM tollgate.store_head)"
+_LOCK: Final = "SELECT pg_try_advisory_lock(hashtextextended('tollgate.held ' || $1, 0))"
+_UNLOCK: Final = "SELECT pg_advisory_unlock(hashtextextended('tollgate.held ' || $1, 0))"
+_TRANSIENT = (asyncpg.PostgresConnectionError, asyncpg.InterfaceError, OSError, TimeoutError, LedgerUnavailable)
+
+_LOG = logs.get("extraction")
+
+
+class Extractions:
+    """The extractions of one gateway; an ``Extractor`` (proxy/policy/extraction.py).
+
+    Args:
+        pool: connections of role LEGAL, at least two for each extraction at a time, and two.
+        keys: the data keys, of every disclosure class, the tags, and class ``hold``.
+        ledger: the log.
+        executor: threads in which records are opened.
+        progress_rows: after so many records the log is told which, before there are more.
+    """
+
+    def __init__(
+        self,
+        pool: asyncpg.Pool,
+        keys: DataKeys,
+        ledger: Ledger,
+        executor: Executor,
+        *,
+        progress_rows: int = PROGRESS_ROWS,
+        running_max: int = RUNNING_MAX,
+        piece_rows: int = PIECE_ROWS,
+    ) -> None:
+        self._pool = pool
+        self._keys = keys
+        self._ledger = ledger
+        self._access = LegalAccess(pool, keys, executor)
+        self._holds = Holds(pool, keys)
+        self._progress_rows = progress_rows
+        self._piece_rows = piece_rows
+        self._slots = asyncio.Semaphore(running_max)
+        self._tasks: dict[str, asyncio.Task[None]] = {}
+
+    async def start(self, order: ExtractionOrder) -> Extraction:
+        """See ``Extractor.start``."""
+        try:
+            made = await self._access.run(orders.ordered, order)
+            row = await self._pool.fetchrow(held.SELECT_ORDER, order.hold_id)
+            if row is None:
+                row = await self._begin(made)
+            if row["order_digest"] != made.digest:
+                raise ExtractionRefusedError("hold", "The hold was begun by another order.")
+        except ExtractionRefusedError as error:
+            await self._ledger.append(orders.refused(order, error, new_id()))
+            raise
+        if row["state"] == ExtractionState.RUNNING:
+            self._spawn(order.hold_id, made)
+        return held.extraction_of(row)
+
+    async def wait(self, hold_id: str) -> Extraction:
+        """See ``Extractor.wait``."""
+        if (task := self._tasks.get(hold_id)) is not None:
+            await asyncio.wait([task])
+        found = await self._holds.find(hold_id)
+        if found is None:
+            raise HoldUnreadableError("there is no such hold")
+        return found
+
+    async def extract(self, order: ExtractionOrder) -> Extraction:
+        """See ``Extractor.extract``."""
+        await self.start(order)
+        return await self.wait(order.hold_id)
+
+    async def progress(self, hold_id: str) -> Extraction | None:
+        """See ``Extractor.progress``."""
+        return await self._holds.find(hold_id)
+
+    async def resume(self) -> int:
+        """See ``Extractor.resume``."""
+        waiting = [r["hold_id"] for r in await self._pool.fetch(held.RUNNING) if r["hold_id"] not in self._tasks]
+        for hold_id in waiting:
+            self._spawn(hold_id, None)
+        return len(waiting)
+
+    async def cancel(self, hold_id: str, actor: StaffActor) -> Extraction:
+        """See ``Extractor.cancel``."""
+        if (task := self._tasks.get(hold_id)) is not None:
+            task.cancel()
+            await asyncio.wait([task])
+        row = await self._pool.fetchrow(held.SELECT_ORDER, hold_id)
+        if row is None:
+            raise HoldUnreadableError("there is no such hold")
+        while row["state"] == ExtractionState.RUNNING:
+            key = await self._holds.key(hold_id, row["key_month"])
+            order = replace((await self._read_order(row, key)).order, actor=actor)
+            async with self._pool.acquire() as conn:
+                filling = self._filling(conn, order, row, key)
+                await filling.restore()
+                with contextlib.suppress(StoppedError):  # another gateway has written a piece meanwhile: look again
+                    await filling.end(ExtractionState.CANCELLED, "cancelled")
+            row = await self._pool.fetchrow(held.SELECT_ORDER, hold_id)
+        return await self.wait(hold_id)
+
+    async def read_hold(self, hold_id: str) -> AsyncIterator[pa.Table]:
+        """See ``Extractor.read_hold``."""
+        row, key = await self._holds.complete(hold_id)
+        for piece in range(row["pieces"]):
+            rows, sealed = await self._holds.piece(hold_id, piece)
+            yield await self._access.run(held.open_piece, key, hold_id, piece, rows, sealed)
+
+    async def sources(self, hold_id: str) -> list[SourceFile]:
+        """See ``Extractor.sources``."""
+        return await self._holds.sources(hold_id)
+
+    async def close(self) -> None:
+        """See ``Extractor.close``."""
+        tasks = list(self._tasks.values())
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks)
+
+    # --- beginning ---------------------------------------------------------------------------------------------
+
+    async def _begin(self, made: Ordered) -> asyncpg.Record:
+        order, permit = made.order, made.order.permit
+        for hold_id in order.preserved:
+            found = await self._pool.fetchrow(held.SELECT, hold_id)
+            if found is None or found["discloses"] or found["state"] != ExtractionState.COMPLETE:
+                raise ExtractionRefusedError("preserved", "What was to be read too is no preservation that is whole.")
+            try:
+                await self._holds.key(hold_id, found["key_month"])
+            except HoldUnreadableError as error:
+                raise ExtractionRefusedError("preserved", "The preservation has ended and its key is gone.") from error
+        month = month_of(datetime.now(UTC))
+        period = Period(key_class_of(order.hold_id), month)
+        async with self._pool.acquire() as conn:
+            key = (await self._keys.ensure(conn, [period]))[period]
+            access_id = new_id()
+            sealed = seal(key, [made.text], held.order_aad(order.hold_id))
+            try:
+                async with conn.transaction():
+                    as_of, head = await conn.fetchrow(_STAGED)
+                    staged = head - 1 - as_of
+                    await conn.execute(
+                        held.INSERT,
+                        order.hold_id,
+                        permit.case_id,
+                        access_id,
+                        month,
+                        permit.discloses,
+                        sealed,
+                        made.digest,
+                        as_of,
+                        staged,
+                        permit.start_us,
+                        permit.end_us,
+                    )
+                    # Durable with the hold, before the first record is read.
+                    await self._ledger.append_in(conn, [orders.intent(access_id, made, as_of, staged)])
+            except asyncpg.UniqueViolationError:
+                pass  # the same order came twice at once
+            except asyncpg.ForeignKeyViolationError as error:
+                raise ExtractionRefusedError("case", "There is no such case.") from error
+            except asyncpg.CheckViolationError as error:
+                raise ExtractionRefusedError("hold", "The hold is another's.") from error
+            except asyncpg.ObjectInUseError as error:
+                says = "A month of the window is being shredded; order it again when that is done."
+                raise ExtractionRefusedError("shredding", says) from error
+            return await conn.fetchrow(held.SELECT_ORDER, order.hold_id)
+
+    def _spawn(self, hold_id: str, made: Ordered | None) -> None:
+        if hold_id in self._tasks:
+            return
+        task = asyncio.create_task(self._work(hold_id, made), name="extraction")
+        self._tasks[hold_id] = task
+        task.add_done_callback(lambda _: self._tasks.pop(hold_id, None))
+
+    async def _work(self, hold_id: str, made: Ordered | None) -> None:
+        for delay in (*RETRY_S, None):
+            try:
+                async with self._slots, self._pool.acquire() as conn:
+                    # A session's lock: it goes with a process that dies, and whoever resumes takes it.
+                    if await conn.fetchval(_LOCK, hold_id):
+                        try:
+                            await self._run(conn, hold_id, made)
+                        finally:
+                            if not conn.is_closed():
+                                await conn.fetchval(_UNLOCK, hold_id)
+                return
+            except StoppedError:
+                return
+            except _TRANSIENT as error:
+                logs.event(_LOG, logging.WARNING, "extraction.retry", error)
+                if delay is None:
+                    return  # it stays `running`: resume goes on with it
+                await asyncio.sleep(delay)
+            except Exception as error:
+                logs.event(_LOG, logging.ERROR, "extraction.defect", error)
+                return
+
+    async def _run(self, conn: asyncpg.Connection, hold_id: str, made: Ordered | None) -> None:
+        row = await conn.fetchrow(held.SELECT_ORDER, hold_id)
+        if row is None or row["state"] != ExtractionState.RUNNING:
+            return
+        key = await self._holds.key(hold_id, row["key_month"])
+        made = made or await self._read_order(row, key)
+        filling = self._filling(conn, made.order, row, key)
+        await filling.restore()
+        try:
+            await self._fill(filling, made, row)
+        except (StoppedError, *_TRANSIENT):
+            raise
+        except Exception as error:
+            # What it held until then is on record, and the case says so: nobody waits for it for ever.
+            logs.event(_LOG, logging.ERROR, "extraction.failed", error)
+            await filling.end(ExtractionState.FAILED, _why(error))
+
+    async def _fill(self, filling: Filling, made: Ordered, row: asyncpg.Record) -> None:
+        look, state = made.look(row["as_of"]), filling.state
+        search = Search(
+            self._access, self._holds, look, made.order.preserved, state.at_us, state.skip, self._piece_rows
+        )
+        last: pa.Table | None = None
+        async with contextlib.aclosing(search.pieces()) as pieces:
+            async for piece in pieces:
+                filling.gone = search.gone
+                if last is not None:
+                    await filling.write(last)
+                last = piece
+        filling.gone = search.gone
+        await filling.end(ExtractionState.COMPLETE, last=last)
+
+    def _filling(self, conn: asyncpg.Connection, order: ExtractionOrder, row: asyncpg.Record, key: DataKey) -> Filling:
+        return Filling(conn, self._access, self._holds, self._ledger, order, row, key, self._progress_rows)
+
+    async def _read_order(self, row: asyncpg.Record, key: DataKey) -> Ordered:
+        (text,) = open_sealed(key, row["order_sealed"], held.order_aad(row["hold_id"]))
+        made: Ordered = await self._access.run(orders.read_order, text)
+        if made.digest != row["order_digest"]:
+            raise SealError("an extraction's order is not the one of its digest")
+        return made
+
+
+def _why(error: Exception) -> str:
+    if isinstance(error, KeyUnavailable):
+        return "keys"
+    return "store" if isinstance(error, (SealError, FormatError, HoldUnreadableError)) else "defect"
