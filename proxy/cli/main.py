@@ -17,6 +17,7 @@ COMMANDS: dict[str, Command] = {
     "ingest": Command("proxy.cli.ingest", "ingest", "Read CDR files of switches into the store."),
     "roll": Command("proxy.cli.store", "roll", "Make staged records readable to carriers now."),
     "store": Command("proxy.cli.store", "store", "Look after the store: status, verification, re-mapping."),
+    "change": Command("proxy.cli.change", "change", "What widens access: proposed by one, approved by another."),
     "carrier": Command("proxy.cli.registry", "carrier", "Carriers and their OCNs."),
     "agreement": Command("proxy.cli.registry", "agreement", "Interconnection agreements."),
     "client": Command("proxy.cli.registry", "client", "The carriers' API clients and their keys."),

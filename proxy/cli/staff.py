@@ -19,6 +19,11 @@ COMMANDS: dict[str, Command] = {
     "train": Command("proxy.cli.staff", "train", "Record that somebody else was trained."),
     "suspend": Command("proxy.cli.staff", "suspend", "Suspend somebody: they and their tokens are dead at once."),
     "end-role": Command("proxy.cli.staff", "end_role", "Take a role away, at once."),
+    "add": Command("proxy.cli.staffchanges", "add", "Propose a member of staff, with roles."),
+    "give-role": Command("proxy.cli.staffchanges", "give_role", "Propose a further role of somebody."),
+    "add-key": Command("proxy.cli.staffchanges", "add_key", "Propose a key with which somebody signs certificates."),
+    "resume": Command("proxy.cli.staffchanges", "resume", "Propose that a suspension is lifted."),
+    "bootstrap": Command("proxy.cli.bootstrap", "bootstrap", "Name the first two operators, in the set-up."),
 }
 
 
