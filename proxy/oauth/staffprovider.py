@@ -29,6 +29,8 @@ STALE_S = 3600.0
 """How old where the provider does not answer; a key it has withdrawn is taken no longer than this."""
 AGAIN_S = 30.0
 """How soon an unknown key, or a provider that was away, has it asked again, seconds."""
+RETRY_S = 1.0
+"""The same while none of its keys is known."""
 ANSWER_MAX = 256 * 1024
 """Most bytes of one of its answers."""
 TIMEOUT_S = 5.0
@@ -124,7 +126,7 @@ class OpenIdProvider:
         if self._fetching is None:
             if self._keys is not None and self._steady() - self._tried < AGAIN_S:
                 return
-            if self._steady() - self._tried < 1.0:  # without any keys: once a second
+            if self._steady() - self._tried < RETRY_S:
                 return
             self._tried = self._steady()
             self._fetching = asyncio.create_task(self._fetched(), name="openid provider's keys")

@@ -159,7 +159,7 @@ class Own(Place):
         """The key it signs with."""
         return self.keys[0]
 
-    def claims(self, subject: str, nonce: str, roles: Sequence[StaffRole] = (), **change: Any) -> dict[str, Any]:
+    def claims(self, subject: str, nonce: str, roles: Sequence[StaffRole] = (), /, **change: Any) -> dict[str, Any]:
         """The claims of an ID token that is right but for what is changed."""
         now = int(time.time())
         body = {
@@ -178,6 +178,7 @@ class Own(Place):
         subject: str,
         nonce: str,
         roles: Sequence[StaffRole] = (),
+        /,
         *,
         key: Key | None = None,
         header: Mapping[str, Any] | None = None,
