@@ -22,7 +22,7 @@ from keys.errors import KeysError
 from keys.file_provider import FileProvider
 from keys.notes import NoteError, check_name
 from keys.signing import SigningKeys
-from proxy import logs, metrics, problems
+from proxy import desk, logs, metrics, problems
 from proxy.changes.http import ChangesApi
 from proxy.changes.kinds import CARRIERS as CARRIER_KINDS
 from proxy.changes.registryhttp import RegistryApi
@@ -86,8 +86,8 @@ _INNER: Mapping[type[Exception], str] = {web.RequestPayloadError: "request"} | d
 """Inner errors that say that a body is malformed or a part is away, not that something is wrong here."""
 
 KEY_CLASSES = frozenset({c.value for basis in BASES.values() for c in basis.classes} | {TAGS, *LOG_CLASSES})
-"""The classes of keys that a gateway opens: those a purpose reaches, the search tags, the log's. Location, subscriber,
-device, source and fingerprints stay shut in this process, whatever it is brought to do."""
+"""The classes of keys that every gateway opens: those a purpose reaches, the search tags, the log's. Without the legal
+desk, location, subscriber, device, source and fingerprints stay shut in this process, whatever it is brought to do."""
 
 
 def application(
@@ -198,7 +198,8 @@ class Gateway:
         # Arrow's own pool keeps what it once had: the system's gives a quarter of the peak back, at the same speed.
         pa.set_memory_pool(pa.system_memory_pool())
         tls = self._tls()
-        provider = self.provider = FileProvider(config.keyring_dir, KEY_CLASSES, _observe)
+        classes = KEY_CLASSES | desk.KEY_CLASSES if config.legal_desk else KEY_CLASSES
+        provider = self.provider = FileProvider(config.keyring_dir, classes, _observe)
         signing = SigningKeys(config.keyring_dir)
         keys = DataKeys(provider)
         pools = {role: await stack.enter_async_context(_pool(config, role)) for role in POOL_SIZES}
@@ -224,6 +225,12 @@ class Gateway:
             Settings(config.max_rows_per_answer, config.progress_rows, config.stream_stall_s, config.streams_max),
         )
 
+        log, receipts = LogFiles(published, strangers), Receipts(ledger, published, pools[Role.LOG])
+        legal = None
+        if config.legal_desk:
+            ground = desk.Ground(config, provider, keys, signing, ledger, published, receipts)
+            legal = await desk.open_desk(stack, ground, lambda role, most: _pool(config, role, most))
+
         def authorization(app: web.Application) -> Peers:
             guards = oauth.setup(
                 app,
@@ -238,9 +245,10 @@ class Gateway:
             RegistryApi(ledger, guards.staff, pools[Role.OPERATOR]).setup(app)
             changes = Changes(pools[Role.OPERATOR], ledger, (*CARRIER_KINDS, *STAFF_KINDS))
             ChangesApi(changes, guards.staff).setup(app)
+            if legal is not None:
+                legal.setup(app, guards.staff)
             return Peers(guards.peers, spending)
 
-        log, receipts = LogFiles(published, strangers), Receipts(ledger, published, pools[Role.LOG])
         app = self._app = application(config.issuer, self._disclosure, AuthError, authorization, log, receipts)
         self.refresher = Refresher(pools[Role.MONITOR])
         await self.refresher.start()
@@ -257,6 +265,8 @@ class Gateway:
         )
         stack.push_async_callback(self._api.stop)
         await self._api.start()
+        if legal is not None:
+            legal.start()
 
     def _tls(self) -> ssl.SSLContext | None:
         config = self._config

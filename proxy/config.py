@@ -81,6 +81,7 @@ class Config:
     keyring_backup_days: int = _doc(
         90, "how long backups of the keyring are kept, days: for so long what was shredded is pending"
     )
+    legal_desk: int = _doc(0, "1: this gateway has the legal desk, and opens the keys of every class of records")
     log_retention_floor_months: int = _doc(24, "openings of the log are kept for at least so many months (at least 1)")
 
     def path(self, name: str) -> Path:
