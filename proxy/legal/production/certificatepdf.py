@@ -15,6 +15,7 @@ from reportlab.platypus import KeepTogether, Paragraph, Preformatted, SimpleDocT
 
 from proxy.legal.production.certificate import Block
 from proxy.legal.production.model import Facts
+from proxy.legal.production.pages import dated
 
 _BODY: Final = ParagraphStyle("body", fontName="Times-Roman", fontSize=11, leading=14.5, spaceAfter=8)
 _NUMBERED: Final = ParagraphStyle("numbered", parent=_BODY, leftIndent=20, bulletIndent=0)
@@ -49,7 +50,7 @@ def _build(facts: Facts, parts: Sequence[Block], pages: int) -> tuple[bytes, int
         canvas.drawRightString(letter[0] - 72, 40, f"Page {document.page} of {pages}")
 
     document.build(_story(parts), onFirstPage=foot, onLaterPages=foot)
-    return out.getvalue(), count
+    return dated(out.getvalue(), facts.made_at), count
 
 
 def _story(parts: Sequence[Block]) -> list[Any]:

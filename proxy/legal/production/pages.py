@@ -118,7 +118,7 @@ class Pages:
             page += 1
             self._page(canvas, page, records[start : start + step], first + start, where)
         canvas.save()
-        return out.getvalue()
+        return dated(out.getvalue(), self.facts.made_at)
 
     def _every_page(self, canvas: Canvas) -> None:
         """Draw once what every page of the file shows, and the bands of a full page: pages only name them."""
@@ -262,6 +262,11 @@ class PdfWriter:
         self._volume += 1
         self._done += rows
         return Volume(name, rows, pages, made)
+
+
+def dated(pdf: bytes, at: datetime) -> bytes:
+    """Return a PDF of the library's invariant mode with our date in place of the year 2000; offsets stay."""
+    return pdf.replace(b"D:20000101000000+00'00'", at.astimezone(UTC).strftime("D:%Y%m%d%H%M%S+00'00'").encode())
 
 
 def window(facts: Facts) -> str:

@@ -97,9 +97,9 @@ def verify(signature: bytes, text: bytes, key: bytes) -> None:
 
 def _check(key: bytes, raw: bytes, message: bytes) -> None:
     (kind, body), rest = _strings(raw, 2)
-    loaded = load_ssh_public_key(kind + b" " + base64.b64encode(key))
-    if rest:
+    if rest or kind not in _KINDS:
         raise ValueError
+    loaded = load_ssh_public_key(kind + b" " + base64.b64encode(key))
     if isinstance(loaded, Ed25519PublicKey) and kind == _KINDS[0]:
         loaded.verify(body, message)
     elif isinstance(loaded, EllipticCurvePublicKey) and kind == _KINDS[1]:
