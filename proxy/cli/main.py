@@ -25,6 +25,7 @@ COMMANDS: dict[str, Command] = {
     "logout": Command("proxy.cli.login", "sign_out", "Sign out: revoke the token, remove the session."),
     "whoami": Command("proxy.cli.login", "who_am_i", "Who is signed in here, in which roles, trained until when."),
     "staff": Command("proxy.cli.staff", "staff", "Who works here: roles, training, suspensions."),
+    "case": Command("proxy.cli.case", "case", "Legal process: from what was served to what is delivered."),
     "log": Command("proxy.cli.log", "log", "Read the access log, prove it and check it."),
     "exposure": Command("proxy.cli.exposure", "exposure", "Count what somebody was shown: records, numbers, carriers."),
     "hold": Command("proxy.cli.hold", "hold", "Holds: records kept for cases; 2703(f) preservations."),

@@ -83,6 +83,7 @@ class CasesApi:
         get("/v1/cases", self.list, allow_head=False)
         get("/v1/cases/due", self.due, allow_head=False)
         get("/v1/cases/{id}", self.show, allow_head=False)
+        get("/v1/cases/{id}/progress", self.progress, allow_head=False)
         post("/v1/cases/{id}/documents", self.store)
         get("/v1/cases/{id}/documents/{document}", self.document, allow_head=False)
         get("/v1/cases/{id}/letters/{version}", self.letter, allow_head=False)
@@ -137,6 +138,14 @@ class CasesApi:
         with _problems():
             version, value = await self._desk.reading.show(who, _case_id(request), targets="targets" in values)
         return web.json_response(value, headers=_NO_STORE | {"ETag": f'"{version}"'})
+
+    async def progress(self, request: web.Request) -> web.Response:
+        """GET /v1/cases/{id}/progress: what runs, and how far it is."""
+        await self._guard.authenticate(request, *DESK)
+        nothing(request)
+        with _problems():
+            value = await self._desk.reading.progress(_case_id(request))
+        return web.json_response(value, headers=_NO_STORE | {"ETag": f'"{value["version"]}"'})
 
     async def store(self, request: web.Request) -> web.Response:
         """POST /v1/cases/{id}/documents?kind=…: a PDF."""

@@ -147,6 +147,36 @@ class Reading:
         }
         return case.version, value
 
+    async def progress(self, case_id: str) -> dict[str, Any]:
+        """Return what runs for a case, and how far it is. No look: it says nothing of what the case is about.
+
+        Raises:
+            NoSuchCase: there is none.
+        """
+        async with self._register.pool.acquire() as conn:
+            row = await conn.fetchrow(sql.FIND_CASE, case_id)
+            if row is None:
+                raise NoSuchCase("There is no such case.")
+            case = case_of(row)
+            production = None
+            if case.production_id is not None:
+                production = await conn.fetchrow(sql.PRODUCTION, case.production_id)
+        found = await self._extracting.progress(case)
+        running = []
+        # Until the case itself has moved: then whoever waits can go on.
+        if found is not None and case.state is CaseState.APPROVED:
+            running.append("extraction")
+        if production is not None and _production(production)["state"] == "making":
+            running.append("production")
+        return {
+            "case_id": case_id,
+            "state": case.state.value,
+            "version": case.version,
+            "running": running,
+            "records": 0 if found is None else found.rows,
+            "part": "0" if found is None else str(found.part),
+        }
+
     async def letter(self, who: StaffGrant, case_id: str, version: int) -> str:
         """Return a letter; the look is entered first.
 
