@@ -2,9 +2,10 @@
 
 The order of things, and what dying leaves behind:
 
-1. the hold's own key is made; left over, it opens nothing;
-2. one transaction puts the intent into the log and the hold on record: before it, nothing was read. Dying after it
-   leaves a hold that is ``running`` with its order sealed beside: ``resume`` goes on, here or in another gateway;
+1. one transaction puts the intent into the log and the hold on record: before it, nothing was read;
+2. the hold's own key is made, and the order sealed under it beside the hold. Dying before that leaves a hold that
+   nobody can go on with: ``resume`` fails it (``order``), and the case orders again. Dying after it leaves a hold that
+   is ``running``: ``resume`` goes on, here or in another gateway;
 3. piece by piece, each in one transaction with how far it is, and before each further million records with what the log
    has to say of those before. Dying leaves whole pieces: the next search begins at the last record that is there;
 4. one transaction with the last piece, the inputs' list, the end of the hold and the outcome's entry.
@@ -21,10 +22,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from concurrent.futures import Executor
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Final
 
 import asyncpg
@@ -39,7 +41,7 @@ from proxy.disclosure import held, orders
 from proxy.disclosure.access import LegalAccess
 from proxy.disclosure.filling import Filling, StoppedError
 from proxy.disclosure.held import Holds
-from proxy.disclosure.orders import Ordered
+from proxy.disclosure.orders import Ordered, Teller
 from proxy.disclosure.searching import Search
 from proxy.disclosure.sweep import PIECE_ROWS
 from proxy.ledger.model import LedgerUnavailable, month_of, new_id
@@ -62,6 +64,8 @@ RUNNING_MAX: Final = 2
 RETRY_S: Final = (0.5, 2.0, 8.0)
 """After how long a database that failed is tried again, each time; then the extraction waits for ``resume``."""
 
+_UNSEALED: Final = timedelta(minutes=1)
+"""So long after it began an extraction whose order is not kept has lost whoever ordered it."""
 _STAGED: Final = "SELECT tollgate.complete_to(), (SELECT next_record_id FROM tollgate.store_head)"
 _LOCK: Final = "SELECT pg_try_advisory_lock(hashtextextended('tollgate.held ' || $1, 0))"
 _UNLOCK: Final = "SELECT pg_advisory_unlock(hashtextextended('tollgate.held ' || $1, 0))"
@@ -152,10 +156,8 @@ class Extractions:
         if row is None:
             raise HoldUnreadableError("there is no such hold")
         while row["state"] == ExtractionState.RUNNING:
-            key = await self._holds.key(hold_id, row["key_month"])
-            order = replace((await self._read_order(row, key)).order, actor=actor)
             async with self._pool.acquire() as conn:
-                filling = self._filling(conn, order, row, key)
+                filling = self._filling(conn, row, actor, partial(self._holds.key, hold_id, row["key_month"]))
                 await filling.restore()
                 with contextlib.suppress(StoppedError):  # another gateway has written a piece meanwhile: look again
                     await filling.end(ExtractionState.CANCELLED, "cancelled")
@@ -194,41 +196,55 @@ class Extractions:
             except HoldUnreadableError as error:
                 raise ExtractionRefusedError("preserved", "The preservation has ended and its key is gone.") from error
         month = month_of(datetime.now(UTC))
-        period = Period(key_class_of(order.hold_id), month)
-        async with self._pool.acquire() as conn:
-            key = (await self._keys.ensure(conn, [period]))[period]
-            access_id = new_id()
-            sealed = seal(key, [made.text], held.order_aad(order.hold_id))
-            try:
+        # Made while the intent is written: it opens nothing until there is a hold.
+        key = asyncio.create_task(self._ensured(order.hold_id, month))
+        try:
+            async with self._pool.acquire() as conn:
                 async with conn.transaction():
                     as_of, head = await conn.fetchrow(_STAGED)
-                    staged = head - 1 - as_of
+                    teller = Teller(new_id(), permit.case_id, order.hold_id, permit.discloses, order.actor)
                     await conn.execute(
                         held.INSERT,
                         order.hold_id,
                         permit.case_id,
-                        access_id,
+                        teller.access_id,
                         month,
                         permit.discloses,
-                        sealed,
                         made.digest,
                         as_of,
-                        staged,
+                        head - 1 - as_of,
                         permit.start_us,
                         permit.end_us,
                     )
                     # Durable with the hold, before the first record is read.
-                    await self._ledger.append_in(conn, [orders.intent(access_id, made, as_of, staged)])
-            except asyncpg.UniqueViolationError:
-                pass  # the same order came twice at once
-            except asyncpg.ForeignKeyViolationError as error:
-                raise ExtractionRefusedError("case", "There is no such case.") from error
-            except asyncpg.CheckViolationError as error:
-                raise ExtractionRefusedError("hold", "The hold is another's.") from error
-            except asyncpg.ObjectInUseError as error:
-                says = "A month of the window is being shredded; order it again when that is done."
-                raise ExtractionRefusedError("shredding", says) from error
-            return await conn.fetchrow(held.SELECT_ORDER, order.hold_id)
+                    await self._ledger.append_in(conn, [teller.intent(made, as_of, head - 1 - as_of)])
+                return await conn.fetchrow(held.SELECT_ORDER, order.hold_id)
+        except asyncpg.UniqueViolationError:  # the same order came twice at once
+            return await self._pool.fetchrow(held.SELECT_ORDER, order.hold_id)
+        except asyncpg.ForeignKeyViolationError as error:
+            raise ExtractionRefusedError("case", "There is no such case.") from error
+        except asyncpg.CheckViolationError as error:
+            raise ExtractionRefusedError("hold", "The hold is another's.") from error
+        except asyncpg.ObjectInUseError as error:
+            says = "A month of the window is being shredded; order it again when that is done."
+            raise ExtractionRefusedError("shredding", says) from error
+        finally:
+            # A key that cannot be made fails the extraction where it is needed: there it is told.
+            key.add_done_callback(lambda done: done.cancelled() or done.exception())
+
+    async def _ensured(self, hold_id: str, month: int) -> DataKey:
+        period = Period(key_class_of(hold_id), month)
+        async with self._pool.acquire() as conn:
+            return (await self._keys.ensure(conn, [period]))[period]
+
+    async def _sealed(self, made: Ordered, row: asyncpg.Record) -> DataKey:
+        """Make the hold's key, if it is not made, and seal the order beside the hold; return the key."""
+        hold_id = row["hold_id"]
+        key = await self._ensured(hold_id, row["key_month"])
+        if row["order_sealed"] is None:
+            sealed = seal(key, [made.text], held.order_aad(hold_id))
+            await self._pool.execute(held.SEAL_ORDER, hold_id, sealed)
+        return key
 
     def _spawn(self, hold_id: str, made: Ordered | None) -> None:
         if hold_id in self._tasks:
@@ -264,12 +280,29 @@ class Extractions:
         row = await conn.fetchrow(held.SELECT_ORDER, hold_id)
         if row is None or row["state"] != ExtractionState.RUNNING:
             return
-        key = await self._holds.key(hold_id, row["key_month"])
-        made = made or await self._read_order(row, key)
-        filling = self._filling(conn, made.order, row, key)
-        await filling.restore()
+        if made is None:
+            key = asyncio.create_task(self._holds.key(hold_id, row["key_month"]))
+        else:
+            key = asyncio.create_task(self._sealed(made, row))
         try:
+            filling = self._filling(conn, row, None if made is None else made.order.actor, lambda: asyncio.shield(key))
             await self._fill(filling, made, row)
+        finally:
+            key.cancel()
+            await asyncio.gather(key, return_exceptions=True)
+
+    async def _fill(self, filling: Filling, made: Ordered | None, row: asyncpg.Record) -> None:
+        try:
+            if made is None:
+                if row["order_sealed"] is None:
+                    # Whoever ordered it died before the order was kept: it has to be ordered again.
+                    if datetime.now(UTC) - row["started_at"] > _UNSEALED:
+                        await filling.end(ExtractionState.FAILED, "order")
+                    return
+                made = await self._read_order(row)
+                filling.teller = replace(filling.teller, actor=made.order.actor)
+            await filling.restore()
+            await filling.end(ExtractionState.COMPLETE, last=await self._search(filling, made, row))
         except (StoppedError, *_TRANSIENT):
             raise
         except Exception as error:
@@ -277,7 +310,8 @@ class Extractions:
             logs.event(_LOG, logging.ERROR, "extraction.failed", error)
             await filling.end(ExtractionState.FAILED, _why(error))
 
-    async def _fill(self, filling: Filling, made: Ordered, row: asyncpg.Record) -> None:
+    async def _search(self, filling: Filling, made: Ordered, row: asyncpg.Record) -> pa.Table | None:
+        """Search, and write all pieces but the last; return that."""
         look, state = made.look(row["as_of"]), filling.state
         search = Search(
             self._access, self._holds, look, made.order.preserved, state.at_us, state.skip, self._piece_rows
@@ -290,12 +324,20 @@ class Extractions:
                     await filling.write(last)
                 last = piece
         filling.gone = search.gone
-        await filling.end(ExtractionState.COMPLETE, last=last)
+        return last
 
-    def _filling(self, conn: asyncpg.Connection, order: ExtractionOrder, row: asyncpg.Record, key: DataKey) -> Filling:
-        return Filling(conn, self._access, self._holds, self._ledger, order, row, key, self._progress_rows)
+    def _filling(
+        self,
+        conn: asyncpg.Connection,
+        row: asyncpg.Record,
+        actor: StaffActor | None,
+        key: Callable[[], Awaitable[DataKey]],
+    ) -> Filling:
+        teller = Teller(row["access_id"], row["case_id"], row["hold_id"], row["discloses"], actor)
+        return Filling(conn, self._access, self._holds, self._ledger, teller, row, key, self._progress_rows)
 
-    async def _read_order(self, row: asyncpg.Record, key: DataKey) -> Ordered:
+    async def _read_order(self, row: asyncpg.Record) -> Ordered:
+        key = await self._holds.key(row["hold_id"], row["key_month"])
         (text,) = open_sealed(key, row["order_sealed"], held.order_aad(row["hold_id"]))
         made: Ordered = await self._access.run(orders.read_order, text)
         if made.digest != row["order_digest"]:

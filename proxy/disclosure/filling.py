@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -14,13 +14,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from keys.provider import DataKey
-from proxy.disclosure import held, orders
+from proxy.disclosure import held
 from proxy.disclosure.access import Access
 from proxy.disclosure.held import Holds, SealedPiece
+from proxy.disclosure.orders import Teller
 from proxy.disclosure.records import SET_BYTES_MAX, Portion, RecordSet, portion_of
 from proxy.ledger.model import Entry
 from proxy.ledger.service import Ledger
-from proxy.policy.extraction import ExtractionOrder, ExtractionState
+from proxy.policy.extraction import ExtractionState, SourceFile
 from proxy.store.batches import int64s
 
 
@@ -74,7 +75,9 @@ class Filling:
 
     Args:
         conn: of role LEGAL, for nothing else meanwhile.
+        teller: makes its entries.
         row: the hold's, of ``held.SELECT_ORDER``.
+        key: gives the hold's own key; it may still be in the making when the search begins.
         progress_rows: after so many records the log is told which, before there are more.
     """
 
@@ -84,16 +87,16 @@ class Filling:
         access: Access,
         holds: Holds,
         ledger: Ledger,
-        order: ExtractionOrder,
+        teller: Teller,
         row: asyncpg.Record,
-        key: DataKey,
+        key: Callable[[], Awaitable[DataKey]],
         progress_rows: int,
     ) -> None:
         self._conn = conn
         self._access = access
         self._holds = holds
         self._ledger = ledger
-        self._order = order
+        self.teller = teller
         self._row = row
         self._key = key
         self._progress_rows = progress_rows
@@ -107,7 +110,7 @@ class Filling:
         state.logged_rows, state.logged_pieces = row["logged_rows"], row["logged_pieces"]
         for piece in range(row["pieces"]):
             rows, sealed = await self._holds.piece(self.hold_id, piece, self._conn)
-            table = await self._access.run(held.open_piece, self._key, self.hold_id, piece, rows, sealed)
+            table = await self._access.run(held.open_piece, await self._key(), self.hold_id, piece, rows, sealed)
             portion, inputs, skip = await self._access.run(_known, table, row["at_us"])
             if piece >= state.logged_pieces:
                 state.records.add(portion)
@@ -124,10 +127,10 @@ class Filling:
             StoppedError: the hold takes nothing more.
             LedgerUnavailable: the log could not be told of those before; nothing was written.
         """
-        made = await self._access.run(_make, self._key, self.hold_id, self.state.pieces, table)
+        made = await self._access.run(_make, await self._key(), self.hold_id, self.state.pieces, table)
         told: list[Entry] = []
         if self._due(made):
-            told = [orders.progress(self._row["access_id"], self._order, self.state.rows, self.state.records.as_json())]
+            told = [self.teller.progress(self.state.rows, self.state.records.as_json())]
         async with self._holds.in_hand(self.hold_id, self._conn):
             await self._insert(made)
             state = self.state
@@ -159,7 +162,7 @@ class Filling:
         """
         made = None
         if last is not None:
-            made = await self._access.run(_make, self._key, self.hold_id, self.state.pieces, last)
+            made = await self._access.run(_make, await self._key(), self.hold_id, self.state.pieces, last)
             if self._due(made):
                 await self.write(last)
                 made = None
@@ -174,14 +177,14 @@ class Filling:
         said |= {"why": why} if why else {}
         said |= {"sha256": sha256.hex()} if sha256 else {}
         said |= {"gone": json.loads(self._gone())} if self.gone else {}
+        key = await self._key() if whole else None
         async with self._holds.in_hand(self.hold_id, self._conn):
             if made:
                 await self._insert(made)
-            if whole:
+            if key is not None:
                 inputs = self.state.inputs + (made.inputs if made else Counter())
-                files = await self._holds.describe(self._conn, inputs) if inputs else []
-                await self._sources(files)
-            entry = orders.outcome(self._row["access_id"], self._order, said, self.state.records.as_json())
+                await self._sources(await self._holds.describe(self._conn, inputs) if inputs else [], key)
+            entry = self.teller.outcome(said, self.state.records.as_json())
             (appended,) = await self._ledger.append_in(self._conn, [entry])
             ended = await self._conn.execute(
                 held.END,
@@ -222,9 +225,9 @@ class Filling:
         except asyncpg.CheckViolationError as error:  # the trigger: it does not run any more
             raise StoppedError from error
 
-    async def _sources(self, files: list[Any]) -> None:
+    async def _sources(self, files: list[SourceFile], key: DataKey) -> None:
         try:
-            sealed = held.seal_sources(self._key, self.hold_id, files)
+            sealed = held.seal_sources(key, self.hold_id, files)
             await self._conn.execute(held.INSERT_SOURCES, self.hold_id, sealed)
         except asyncpg.CheckViolationError as error:
             raise StoppedError from error

@@ -42,6 +42,7 @@ _ROWS_ONE_BY_ONE: Final = 2
 _CLEAR: Final = """b.month, b.batch_id, b.pair_id, b.ingress_ocn, b.egress_ocn, b.rows, b.first_record_id,
     b.last_record_id, b.first_start, b.last_start, b.format, b.classes"""
 _WITHIN: Final = "b.first_start < $2 AND b.last_start >= $1 AND b.first_record_id <= $3"
+_HEAD: Final = f"substring({{}} from 1 for {HEADER_PREFIX_MAX})"
 _SIDES: Final = {cls: side for side, cls in LEGS.items()}
 
 
@@ -77,6 +78,8 @@ class Candidate:
     """Its chunks in which a target's tag stands; None: not known, all are looked at."""
     rows: dict[int, Ints] | None = None
     """Chunk → its matching rows, once they are known."""
+    heads: dict[DisclosureClass, bytes] = field(default_factory=dict)
+    """The beginnings of ciphertexts, as far as they came with the list."""
     sealed: dict[DisclosureClass, tuple[bytes, dict[int, bytes | memoryview]]] = field(default_factory=dict)
     """Class → the beginning of its ciphertext, and its wanted chunks."""
 
@@ -115,23 +118,26 @@ async def listed(
             f"SELECT {_CLEAR} FROM tollgate.batch b WHERE {_WITHIN} AND b.month = ANY ($4)", *ask, whole
         )
     places = [(m, batch_id) for m, batches in found.items() for batch_id in batches]
+    # Of few batches the beginnings come along: what says where their chunks lie.
+    ahead = sorted(look.classes) if len(places) <= CHUNKS_AT_ONCE else []
     if places:
+        heads = "".join(f", {_HEAD.format(_source(c))} AS {c.value}" for c in ahead)
         rows += await conn.fetch(
-            f"SELECT {_CLEAR} FROM tollgate.batch b JOIN unnest($4::int[], $5::bigint[]) w(month, batch_id)"
+            f"SELECT {_CLEAR}{heads} FROM tollgate.batch b JOIN unnest($4::int[], $5::bigint[]) w(month, batch_id)"
             f" ON b.month = w.month AND b.batch_id = w.batch_id WHERE {_WITHIN} AND b.month = ANY ($6)",
             *ask,
             [m for m, _ in places],
             [batch_id for _, batch_id in places],
             list(found),
         )
-    out = [
-        Candidate(
-            Shape.of_batch(r["month"], r),
-            (r["ingress_ocn"], r["egress_ocn"]),
-            found[r["month"]][r["batch_id"]] if r["month"] in found else None,
-        )
-        for r in rows
-    ]
+    out = []
+    for r in rows:
+        month = r["month"]
+        chunks = found[month][r["batch_id"]] if month in found else None
+        candidate = Candidate(Shape.of_batch(month, r), (r["ingress_ocn"], r["egress_ocn"]), chunks)
+        if month in found:
+            candidate.heads = {c: r[c.value] for c in ahead if r[c.value] is not None}
+        out.append(candidate)
     return sorted(out, key=lambda c: (c.shape.first_start, c.shape.object_id))
 
 
@@ -189,9 +195,11 @@ class Gatherer:
                     await fetch(conn, group, keys, self._look.targets.classes)
                     work = await self._run(matched, self._look, group, keys)
                 await fetch(conn, work, keys, self._look.classes)
-                done += len(group)
-                jobs.append((asyncio.create_task(self._run(opened, self._look, work, keys)), done))
-                if len(jobs) >= IN_FLIGHT:
+                # Each half by a thread of its own; the group is done with when the second is.
+                for part, dealt in ((work[: len(work) // 2], 0), (work[len(work) // 2 :], len(group))):
+                    done += dealt
+                    jobs.append((asyncio.create_task(self._run(opened, self._look, part, keys)), done))
+                while len(jobs) > IN_FLIGHT:
                     made, upto = jobs.popleft()
                     yield await made, upto
             while jobs:
@@ -221,9 +229,12 @@ async def fetch(
         for candidate, cls, blob in await _columns(conn, whole, "{}"):
             candidate.sealed[cls] = _cut(blob)
     if parts:
-        heads = await _columns(conn, parts, f"substring({{}} from 1 for {HEADER_PREFIX_MAX})")
-        for candidate, cls, head in heads:
-            candidate.sealed[cls] = (head, {})
+        missing = [(c, left) for c, wanted in parts if (left := [cls for cls in wanted if cls not in c.heads])]
+        if missing:
+            for candidate, cls, head in await _columns(conn, missing, _HEAD):
+                candidate.heads[cls] = head
+        for candidate, wanted in parts:
+            candidate.sealed |= {cls: (candidate.heads[cls], {}) for cls in wanted}
         await _chunks(conn, parts)
 
 
@@ -310,7 +321,7 @@ async def _chunks(conn: asyncpg.Connection, asked: _Asked) -> None:
 def matched(look: Look, group: Sequence[Candidate], keys: Mapping[int, ClassKeys]) -> list[Candidate]:
     """Say of candidates that were fetched whole which rows match; only those that have some are left. In a thread."""
     wanted = [(c, chunk) for c in group for chunk in c.wanted]
-    rows = _matching(look, wanted, keys)
+    rows = _matching(look, wanted, {cls: _open(cls, wanted, keys) for cls in look.targets.classes})
     for candidate in group:
         candidate.rows = {}
     for (candidate, chunk), found in zip(wanted, rows, strict=True):
@@ -328,21 +339,21 @@ def matched(look: Look, group: Sequence[Candidate], keys: Mapping[int, ClassKeys
 def opened(look: Look, group: Sequence[Candidate], keys: Mapping[int, ClassKeys]) -> pa.Table:
     """Return the matching records of candidates within window and ``as_of``: the fields kept. In a thread."""
     parts = [(c, chunk) for c in group for chunk in c.wanted]
+    found: dict[DisclosureClass, list[columns.Chunk | int]] = {}
     if group and group[0].rows is None:
-        rows = _matching(look, parts, keys)
+        found = {cls: _open(cls, parts, keys) for cls in look.targets.classes}
+        rows = _matching(look, parts, found)
     else:
         rows = [c.rows[chunk] for c, chunk in parts if c.rows is not None]
-    some = [(p, r) for p, r in zip(parts, rows, strict=True) if len(r)]
+    some = [i for i, r in enumerate(rows) if len(r)]
     if not some:
         return pa.table({})
-    parts, rows = [p for p, _ in some], [r for _, r in some]
-    table = pa.table(
-        {
-            name: column
-            for cls in sorted(look.classes)
-            for name, column in _taken(cls, _open(cls, parts, keys), rows, look.needed).items()
-        }
-    )
+    rows = [rows[i] for i in some]
+    made: dict[str, pa.Array] = {}
+    for cls in sorted(look.classes):
+        chunks = [found[cls][i] for i in some] if cls in found else _open(cls, [parts[i] for i in some], keys)
+        made |= _taken(cls, chunks, rows, look.needed)
+    table = pa.table(made)
     inside = int64s(table, "record_id") <= look.as_of
     return _narrowed(look, table, inside)
 
@@ -404,10 +415,9 @@ def _rows_of(candidate: Candidate, chunk: int) -> int:
     return min(CHUNK_ROWS, candidate.shape.rows - chunk * CHUNK_ROWS)
 
 
-def _matching(look: Look, parts: _Parts, keys: Mapping[int, ClassKeys]) -> list[Ints]:
-    """Return the rows of each chunk in which a target stands, ascending."""
+def _matching(look: Look, parts: _Parts, found: Mapping[DisclosureClass, Sequence[columns.Chunk | int]]) -> list[Ints]:
+    """Return the rows of each chunk in which a target stands, ascending; ``found``: the classes it may stand in."""
     targets = look.targets
-    found = {cls: _open(cls, parts, keys) for cls in targets.classes}
     few = targets.few()
     if few is not None:
         chunks = found[DisclosureClass.PARTIES]

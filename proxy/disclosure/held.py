@@ -35,9 +35,12 @@ SELECT_ORDER: Final = f"""SELECT {_COLUMNS}, logged_rows, logged_pieces, order_s
     WHERE hold_id = $1"""
 RUNNING: Final = "SELECT hold_id FROM tollgate.held WHERE state = 'running' ORDER BY started_at"
 INSERT: Final = """
-INSERT INTO tollgate.held (hold_id, case_id, access_id, key_month, discloses, order_sealed, order_digest, as_of, staged,
-    start_us, end_us, at_us)
-VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $10)
+INSERT INTO tollgate.held (hold_id, case_id, access_id, key_month, discloses, order_digest, as_of, staged, start_us,
+    end_us, at_us)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $9)
+"""
+SEAL_ORDER: Final = """
+UPDATE tollgate.held SET order_sealed = $2 WHERE hold_id = $1 AND order_sealed IS NULL AND state = 'running'
 """
 MOVE: Final = """
 UPDATE tollgate.held SET rows = $2, pieces = $3, at_us = $4, gone = $5, logged_rows = $6, logged_pieces = $7

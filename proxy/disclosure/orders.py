@@ -134,7 +134,90 @@ def _permit_json(permit: LegalPermit) -> dict[str, Any]:
     return asdict(permit) | {"classes": sorted(permit.classes), **{n: list(getattr(permit, n)) for n in _LISTS}}
 
 
-def _actor(actor: StaffActor) -> dict[str, str]:
+@dataclass(frozen=True, slots=True)
+class Teller:
+    """Makes the entries of one extraction. ``actor``: who ordered it, or stopped it; None: nobody but the gateway."""
+
+    access_id: UUID
+    case_id: str
+    hold_id: str
+    discloses: bool
+    actor: StaffActor | None
+
+    def intent(self, made: Ordered, as_of: int, staged: int) -> Entry:
+        """Return the entry that has to be durable before the first record is read; it pins the scope.
+
+        The targets stand in it in full, in the part ``records``. It is found by the numbers among them where they are
+        few: an entry bears TAGS_MAX tags, and a list of thousands is found by its case.
+        """
+        permit = made.order.permit
+        request: dict[str, JSON] = {
+            "action": permit.action.value,
+            "purpose": permit.purpose.value,
+            "decision": "permit",
+            "basis": permit.basis,
+            "instrument": permit.instrument,
+            "scope_digest": permit.scope_digest,
+            "from": write_time(permit.start_us),
+            "to": write_time(permit.end_us),
+            "classes": sorted(permit.classes),
+            "fields": list(permit.fields),
+            "targets": len(made.targets),
+            "kinds": list(permit.target_kinds),
+            "preserved": list(made.order.preserved),
+        }
+        records: dict[str, JSON] = {"as_of": str(as_of), "staged": str(staged), "targets": made.targets.as_json()}
+        return self._entry(Kind.ACCESS_INTENT, request, {}, records, _number_tags(made.targets, len(self._tags())))
+
+    def progress(self, rows: int, records: Mapping[str, Any]) -> Entry:
+        """Return the entry that comes before each further stretch: what was held until then."""
+        return self._entry(Kind.ACCESS_PROGRESS, {}, {"rows": rows}, {"records": records})
+
+    def outcome(self, said: Mapping[str, Any], records: Mapping[str, Any]) -> Entry:
+        """Return the entry of what came of it; ``said`` has ``state`` and ``rows``."""
+        return self._entry(Kind.ACCESS_OUTCOME, {}, said, {"records": records})
+
+    def _entry(
+        self,
+        kind: Kind,
+        request: Mapping[str, JSON],
+        said: Mapping[str, JSON],
+        records: Mapping[str, JSON],
+        more: tuple[Tag, ...] = (),
+    ) -> Entry:
+        return Entry(
+            kind if self.discloses else Kind.HOLD_STATE,
+            _actor(self.actor),
+            {**request, "case": self.case_id, "hold": self.hold_id},
+            said,
+            records,
+            access_id=self.access_id,
+            tags=self._tags() + more,
+        )
+
+    def _tags(self) -> tuple[Tag, ...]:
+        return _tags(self.case_id, self.actor)
+
+
+def refused(order: ExtractionOrder, error: ExtractionRefusedError, access_id: UUID) -> Entry:
+    """Return the entry of an order that was not carried out."""
+    permit = order.permit
+    request: dict[str, JSON] = {
+        "action": permit.action.value,
+        "purpose": permit.purpose.value,
+        "decision": "deny",
+        "reason": error.code,
+        "case": permit.case_id,
+        "hold": order.hold_id,
+        "targets": len(order.targets),
+    }
+    tags = _tags(permit.case_id, order.actor)
+    return Entry(Kind.ACCESS_DENIED, _actor(order.actor), request, {}, access_id=access_id, tags=tags)
+
+
+def _actor(actor: StaffActor | None) -> dict[str, str]:
+    if actor is None:
+        return {"component": "extraction"}
     return {
         "staff": actor.staff_id,
         "token_id": actor.token_id,
@@ -143,89 +226,21 @@ def _actor(actor: StaffActor) -> dict[str, str]:
     }
 
 
-def _tags(order: ExtractionOrder) -> tuple[Tag, ...]:
-    actor = order.actor
-    pairs = (
-        ("case", order.permit.case_id),
-        ("staff", actor.staff_id),
-        ("jkt", actor.jkt),
-        ("address", actor.address),
-        ("token", actor.token_id),
-    )
+def _tags(case_id: str, actor: StaffActor | None) -> tuple[Tag, ...]:
+    pairs = [("case", case_id)]
+    if actor is not None:
+        pairs += [
+            ("staff", actor.staff_id),
+            ("jkt", actor.jkt),
+            ("address", actor.address),
+            ("token", actor.token_id),
+        ]
     return tuple(Tag(domain, value.encode()) for domain, value in pairs if value)
 
 
-def intent(access_id: UUID, made: Ordered, as_of: int, staged: int) -> Entry:
-    """Return the entry that has to be durable before the first record is read; it pins the scope.
-
-    The targets stand in it in full, in the part ``records``. It is found by the numbers among them where they are few:
-    an entry bears TAGS_MAX tags, and a list of thousands is found by its case.
-    """
-    order, permit = made.order, made.order.permit
-    request: dict[str, JSON] = {
-        "action": permit.action.value,
-        "purpose": permit.purpose.value,
-        "decision": "permit",
-        "basis": permit.basis,
-        "instrument": permit.instrument,
-        "case": permit.case_id,
-        "hold": order.hold_id,
-        "scope_digest": permit.scope_digest,
-        "from": write_time(permit.start_us),
-        "to": write_time(permit.end_us),
-        "classes": sorted(permit.classes),
-        "fields": list(permit.fields),
-        "targets": len(made.targets),
-        "kinds": list(permit.target_kinds),
-        "preserved": list(order.preserved),
-    }
-    records: dict[str, JSON] = {
-        "after_id": "0",
-        "as_of": str(as_of),
-        "staged": str(staged),
-        "targets": made.targets.as_json(),
-    }
-    tags = _tags(order)
-    numbers = [f"+{n}" for n in made.targets.numbers[:TAGS_MAX].tolist()]
-    wanted = [tag for number in numbers for tag in number_tags(number)]
-    if len(tags) + len(wanted) > TAGS_MAX:
-        wanted = [Tag("number", number.encode()) for number in numbers]
-    if len(made.targets.numbers) <= TAGS_MAX and len(tags) + len(wanted) <= TAGS_MAX:
-        tags += tuple(wanted)
-    return Entry(
-        _kind(permit, Kind.ACCESS_INTENT), _actor(order.actor), request, {}, records, access_id=access_id, tags=tags
-    )
-
-
-def progress(access_id: UUID, order: ExtractionOrder, rows: int, records: Mapping[str, Any]) -> Entry:
-    """Return the entry that comes before each further stretch: what was held until then."""
-    kind = _kind(order.permit, Kind.ACCESS_PROGRESS)
-    request: dict[str, JSON] = {} if order.permit.discloses else {"case": order.permit.case_id, "hold": order.hold_id}
-    return Entry(
-        kind, _actor(order.actor), request, {"rows": rows}, {"records": records}, access_id=access_id, tags=_tags(order)
-    )
-
-
-def outcome(access_id: UUID, order: ExtractionOrder, said: Mapping[str, Any], records: Mapping[str, Any]) -> Entry:
-    """Return the entry of what came of it; ``said`` has ``state`` and ``rows``."""
-    kind = _kind(order.permit, Kind.ACCESS_OUTCOME)
-    request: dict[str, JSON] = {} if order.permit.discloses else {"case": order.permit.case_id, "hold": order.hold_id}
-    return Entry(kind, _actor(order.actor), request, said, {"records": records}, access_id=access_id, tags=_tags(order))
-
-
-def refused(order: ExtractionOrder, error: ExtractionRefusedError, access_id: UUID) -> Entry:
-    """Return the entry of an order that was not carried out."""
-    request = {
-        "action": order.permit.action.value,
-        "purpose": order.permit.purpose.value,
-        "decision": "deny",
-        "reason": error.code,
-        "case": order.permit.case_id,
-        "hold": order.hold_id,
-        "targets": len(order.targets),
-    }
-    return Entry(Kind.ACCESS_DENIED, _actor(order.actor), request, {}, access_id=access_id, tags=_tags(order))
-
-
-def _kind(permit: LegalPermit, kind: Kind) -> Kind:
-    return kind if permit.discloses else Kind.HOLD_STATE
+def _number_tags(targets: Targets, others: int) -> tuple[Tag, ...]:
+    if len(targets.numbers) > TAGS_MAX - others:
+        return ()
+    numbers = [f"+{n}" for n in targets.numbers.tolist()]
+    whole = tuple(tag for number in numbers for tag in number_tags(number))
+    return whole if len(whole) <= TAGS_MAX - others else tuple(Tag("number", n.encode()) for n in numbers)

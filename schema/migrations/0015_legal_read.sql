@@ -23,15 +23,16 @@ CREATE POLICY legal ON tollgate.tag_segment FOR SELECT TO tollgate_legal USING (
 -- So the privacy officer counts it too: until now nobody could have been shown it.
 ALTER POLICY privacy ON tollgate.batch USING (month >= tollgate.first_month() AND month <= tollgate.last_month());
 
--- An extraction and what it held: none without a case. The order (whose targets, whose fields) is sealed with it, so that a gateway that dies
--- leaves all that is needed to go on; its digest stands in clear, so that an order that differs is not taken for it.
+-- An extraction and what it held: none without a case. The order (whose targets, whose fields) is sealed under the hold's
+-- own key, a moment after the extraction has begun, so that a gateway that dies leaves all that is needed to go on. Its
+-- digest stands in clear, so that an order that differs is not taken for it.
 CREATE TABLE tollgate.held (
     hold_id text PRIMARY KEY CHECK (hold_id ~ '^H-[A-Z2-7]{10}$'),
     case_id text NOT NULL REFERENCES tollgate.legal_case,
     access_id uuid NOT NULL UNIQUE,
     key_month int NOT NULL,
     discloses boolean NOT NULL,
-    order_sealed bytea NOT NULL,
+    order_sealed bytea,
     order_digest bytea NOT NULL CHECK (octet_length(order_digest) = 32),
     as_of bigint NOT NULL,
     staged bigint NOT NULL CHECK (staged >= 0),
@@ -56,10 +57,10 @@ CREATE TABLE tollgate.held (
 CREATE INDEX held_case ON tollgate.held (case_id);
 CREATE INDEX held_running ON tollgate.held (hold_id) WHERE state = 'running';
 GRANT SELECT ON tollgate.held TO tollgate_legal;
-GRANT INSERT (hold_id, case_id, access_id, key_month, discloses, order_sealed, order_digest, as_of, staged, start_us, end_us,
-    at_us) ON tollgate.held TO tollgate_legal;
+GRANT INSERT (hold_id, case_id, access_id, key_month, discloses, order_digest, as_of, staged, start_us, end_us, at_us)
+    ON tollgate.held TO tollgate_legal;
 -- No order, scope or case of an extraction is ever changed, and none is deleted: its key is what is destroyed.
-GRANT UPDATE (state, why, rows, pieces, logged_rows, logged_pieces, at_us, gone, sha256, ended_at, log_index)
+GRANT UPDATE (order_sealed, state, why, rows, pieces, logged_rows, logged_pieces, at_us, gone, sha256, ended_at, log_index)
     ON tollgate.held TO tollgate_legal;
 -- The register knows how far an extraction is and what came of it; the order's targets it has itself.
 GRANT SELECT (hold_id, case_id, access_id, key_month, discloses, as_of, staged, start_us, end_us, started_at, state, why, rows,
@@ -102,6 +103,9 @@ CREATE FUNCTION tollgate.held_moves() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
     IF OLD.state <> 'running' THEN
         RAISE EXCEPTION 'the extraction of hold % has ended', OLD.hold_id USING ERRCODE = 'check_violation';
+    END IF;
+    IF OLD.order_sealed IS NOT NULL AND NEW.order_sealed IS DISTINCT FROM OLD.order_sealed THEN
+        RAISE EXCEPTION 'the order of hold % stands', OLD.hold_id USING ERRCODE = 'check_violation';
     END IF;
     IF NEW.rows < OLD.rows OR NEW.pieces < OLD.pieces OR NEW.at_us < OLD.at_us THEN
         RAISE EXCEPTION 'the extraction of hold % would go back', OLD.hold_id USING ERRCODE = 'check_violation';
