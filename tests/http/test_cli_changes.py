@@ -1,4 +1,4 @@
-"""`tollgate staff bootstrap|add`, `carrier|agreement|client`, `change`, as two operators type them; everything is real."""
+"""`tollgate staff bootstrap|add`, `carrier|agreement|client`, `change`, as two operators type them; all of it is real."""
 
 from __future__ import annotations
 
