@@ -102,8 +102,8 @@ def end_of(day: date, zone: str) -> datetime:
 
 @functools.lru_cache(maxsize=256)
 def _federal(year: int) -> frozenset[date]:
-    # A holiday on a Saturday is observed on the Friday before: New Year's Day of 2028 on a day of 2027.
-    return frozenset(day for day in holidays.country_holidays("US", years=(year, year + 1)) if day.year == year)
+    # One on a Saturday is observed on the Friday before: the library has New Year's Day of 2028 in 2027, too.
+    return frozenset(holidays.country_holidays("US", years=year))
 
 
 def is_business_day(day: date) -> bool:
