@@ -103,7 +103,9 @@ class Keyring:
             if not silent:
                 after = replace(after, generation=before.generation + 1)
             self._replace(before, after)
-            return self._load()
+            # What was written is what would be read: reading it again costs as much as all the rest.
+            self._stamp, self._ring = self._stamp_now(), after
+            return after
 
     def _replace(self, before: Ring, after: Ring) -> None:
         _sweep(self.directory)
