@@ -195,10 +195,8 @@ class Gatherer:
                     await fetch(conn, group, keys, self._look.targets.classes)
                     work = await self._run(matched, self._look, group, keys)
                 await fetch(conn, work, keys, self._look.classes)
-                # Each half by a thread of its own; the group is done with when the second is.
-                for part, dealt in ((work[: len(work) // 2], 0), (work[len(work) // 2 :], len(group))):
-                    done += dealt
-                    jobs.append((asyncio.create_task(self._run(opened, self._look, part, keys)), done))
+                done += len(group)
+                jobs.append((asyncio.create_task(self._run(opened, self._look, work, keys)), done))
                 while len(jobs) > IN_FLIGHT:
                     made, upto = jobs.popleft()
                     yield await made, upto

@@ -1,6 +1,6 @@
 """The data of the legal benchmarks: 18 months, 20 million records and more, kept under build/ from run to run.
 
-Among them stand numbers with known traffic: some with 5, 50 and 500 calls over the whole time, and a thousand with about
+Among them stand numbers with known traffic: some with 5, 50 and 500 calls over the whole time, and a thousand with
 30 each. A file a month, so what was built is there to the last month that was finished.
 """
 
@@ -12,6 +12,7 @@ import json
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -74,7 +75,7 @@ def month_frame(month: int, rows: int) -> pl.DataFrame:
 @contextlib.asynccontextmanager
 async def kept(folder: Path, rows: int) -> AsyncIterator[Stage]:
     """The stage under ``folder``, with ``rows`` records in all: built where it is not, or not of this size."""
-    folder.mkdir(parents=True, exist_ok=True)
+    await asyncio.to_thread(folder.mkdir, parents=True, exist_ok=True)
     home = folder / "home"
     async with AsyncExitStack() as stack:
         server = await asyncio.to_thread(embedded.use, folder)
@@ -90,7 +91,15 @@ async def kept(folder: Path, rows: int) -> AsyncIterator[Stage]:
         stack.push_async_callback(owner.close)
         await create_roles(owner, json.loads(config.roles_file.read_text()))
         await migrate(owner)
-        keys = DataKeys(FileProvider(config.keyring_dir))
+        # The holds of runs before this one, and their keys: each run begins alike.
+        await owner.execute("TRUNCATE tollgate.hold, tollgate.held CASCADE")
+        provider = FileProvider(config.keyring_dir)
+        provider.keyring.update(
+            lambda ring: replace(
+                ring, periods={p: e for p, e in ring.periods.items() if not p.key_class.startswith("hold_")}
+            )
+        )
+        keys = DataKeys(provider)
         pool = await stack.enter_async_context(asyncpg.create_pool(config.role_url(Role.LOG), min_size=1, max_size=4))
         ledger = Ledger(pool, keys, config.log_group_max)
         await ledger.start()
@@ -109,7 +118,8 @@ async def _build(stage: Stage, rows: int) -> None:
     tables, *indexes = CREATE.strip().split(";\n")[0:2], *CREATE.strip().split(";\n")[2:]
     if not await stage.owner.fetchval("SELECT to_regclass('rival.cdr')"):
         await stage.owner.execute(";".join(tables))
-    # Dying before a month is noted leaves it in one of the two or both: the plain table is cut back, ours knows the file.
+    # Dying before a month is noted leaves it in one of the two or both: the plain table is cut back, ours knows the
+    # file.
     await stage.owner.execute("DELETE FROM rival.cdr WHERE started_at >= $1", start_of(done["months"]))
     for month in range(done["months"], len(MONTHS)):
         click.echo(f"legal data: month {month + 1} of {len(MONTHS)} ({rows:,} records)", err=True)
