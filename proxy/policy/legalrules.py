@@ -404,7 +404,7 @@ WARRANT_STALE = LegalRule(
     "Fed. R. Crim. P. 41(e)(2)(A)(i)",
     RULE_41,
     "The warrant was served more than 14 days after it was issued.",
-    "Obtain a new warrant, or show the longer time that the court set.",
+    "Obtain a new warrant, or show the time that the court set.",
 )
 ZONE_UNKNOWN = LegalRule(
     "date.zone",

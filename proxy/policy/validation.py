@@ -227,11 +227,14 @@ def _dates(served: Served, instrument: Instrument, now: datetime, zone: ZoneInfo
         found.append(Finding(r.SERVED_LATER))
     if served.issued > day:
         found.append(Finding(r.ISSUED_LATER))
-    if served.expires is not None and served.expires < now.astimezone(zone).date():
+    # A warrant is executed by serving it; any other process has to hold still when it is answered.
+    last = day if instrument.serve_within is not None else now.astimezone(zone).date()
+    if served.expires is not None and served.expires < last:
         found.append(Finding(r.EXPIRED))
     if served.return_by is not None and served.return_by < served.issued:
         found.append(Finding(r.RETURN_EARLY))
-    if instrument.serve_within is not None and day - served.issued > instrument.serve_within:
+    late = instrument.serve_within is not None and day - served.issued > instrument.serve_within
+    if late and served.expires is None:  # a court may set another time, and the process then says so
         found.append(Finding(instrument.serve_rule or r.EXPIRED))
     return found
 

@@ -112,6 +112,7 @@ LACKS = [
     (served("subpoena", expires=date(2026, 11, 2)), "date.expired"),
     (served("subpoena", return_by=date(2026, 11, 1)), "date.return_before_issue"),
     (served("subpoena", served_at=NOW + timedelta(seconds=1)), "date.served_in_future"),
+    (served("warrant", expires=date(2026, 11, 2)), "date.expired"),
     (served("warrant", issued=date(2026, 10, 19)), "date.warrant_stale"),  # the 15th day
 ]
 
@@ -138,6 +139,7 @@ def test_what_is_missing_or_wrong_is_named_and_nothing_else(process: Served, rul
         served("subpoena", return_by=date(2026, 11, 2)),
         served("subpoena", issued=date(2026, 11, 3)),
         served("warrant", issued=date(2026, 10, 20)),  # the 14th day
+        served("warrant", issued=date(2026, 10, 1), expires=date(2026, 11, 3)),  # the court's own time
         served("nsl", signed_by=Authority.FBI_DIRECTOR),
         served("nsl", signed_by=Authority.FBI_HEADQUARTERS),
         replace(served("nsl", nondisclosure=True), attested=served("nsl").attested | {"nondisclosure_certified"}),
@@ -148,6 +150,12 @@ def test_what_is_missing_or_wrong_is_named_and_nothing_else(process: Served, rul
 )
 def test_what_is_enough(process: Served) -> None:
     assert codes(process) == set()
+
+
+def test_a_warrant_is_executed_by_service_and_a_consent_has_to_last() -> None:
+    late, day = NOW + 10 * DAY, date(2026, 11, 3)
+    assert codes(served("warrant", expires=day), late) == set()
+    assert codes(served("consent", expires=day), late) == {"date.expired"}
 
 
 def test_every_finding_is_collected() -> None:
