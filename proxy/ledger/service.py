@@ -250,10 +250,11 @@ class Ledger:
             withheld = await Withheld.of(conn, self._keys) if others else Withheld(self._keys, frozenset())
             while True:
                 rows = await conn.fetch(sql.READ_LAST, asked, _names(kinds))
-                kept = (await withheld.rows(conn, rows[::-1]))[-limit:]
+                kept = await open_rows(conn, self._keys, await withheld.rows(conn, rows[::-1]))
+                shown = [entry for entry in kept if withheld.shows(entry)]
                 # So many as were asked for, whatever was left out among them.
-                if len(kept) == limit or len(rows) < asked:
-                    return [entry for entry in await open_rows(conn, self._keys, kept) if withheld.shows(entry)]
+                if len(shown) >= limit or len(rows) < asked:
+                    return shown[-limit:]
                 asked *= 4
 
     async def access(self, access_id: UUID, client_id: str) -> dict[str, Any] | None:
