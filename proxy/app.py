@@ -22,7 +22,7 @@ from keys.errors import KeysError
 from keys.file_provider import FileProvider
 from keys.notes import NoteError, check_name
 from keys.signing import SigningKeys
-from proxy import desk, logs, metrics, problems
+from proxy import desk, logs, metrics, officers, problems
 from proxy.changes.http import ChangesApi
 from proxy.changes.kinds import CARRIERS as CARRIER_KINDS
 from proxy.changes.registryhttp import RegistryApi
@@ -45,6 +45,7 @@ from proxy.ledger.publisher import LogKeys, Publisher
 from proxy.ledger.service import Ledger, LedgerError, RefusalSummary
 from proxy.ledger.witnesses import Witnesses, check_quorum, parse_witnesses
 from proxy.ledger.witnesswatch import WitnessWatch
+from proxy.legal.kinds import KINDS as LEGAL_KINDS
 from proxy.oauth import http as oauth
 from proxy.oauth.errors import REASONS, AuthError
 from proxy.oauth.staffguard import STAFF
@@ -231,6 +232,10 @@ class Gateway:
             ground = desk.Ground(config, provider, keys, signing, ledger, published, receipts)
             legal = await desk.open_desk(stack, ground, lambda role, most: _pool(config, role, most))
 
+        reading = await officers.open_officers(
+            stack, config, ledger, keys, LogKeys(signing), lambda role, most: _pool(config, role, most)
+        )
+
         def authorization(app: web.Application) -> Peers:
             guards = oauth.setup(
                 app,
@@ -243,8 +248,9 @@ class Gateway:
             )
             StaffApi(Staff(ledger), guards.staff, pools[Role.OPERATOR]).setup(app)
             RegistryApi(ledger, guards.staff, pools[Role.OPERATOR]).setup(app)
-            changes = Changes(pools[Role.OPERATOR], ledger, (*CARRIER_KINDS, *STAFF_KINDS))
+            changes = Changes(pools[Role.OPERATOR], ledger, (*CARRIER_KINDS, *STAFF_KINDS, *LEGAL_KINDS))
             ChangesApi(changes, guards.staff).setup(app)
+            reading.setup(app, guards.staff)
             if legal is not None:
                 legal.setup(app, guards.staff)
             return Peers(guards.peers, spending)

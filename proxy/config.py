@@ -78,6 +78,9 @@ class Config:
     log_witness_max_age_s: int = _doc(
         300, "how old an unpublished entry may be before `log_witness_required` acts, seconds"
     )
+    privacy_desk: int = _doc(
+        0, "1: privacy officers count exposure over this gateway's API; it then connects as the privacy role too"
+    )
     keyring_backup_days: int = _doc(
         90, "how long backups of the keyring are kept, days: for so long what was shredded is pending"
     )

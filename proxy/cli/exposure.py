@@ -143,7 +143,8 @@ async def _tools(config: Config) -> AsyncIterator[tuple[Exposure, Freezer]]:
         privacy = await stack.enter_async_context(connect_pool(config, Role.PRIVACY, 2))
         executor = stack.enter_context(ThreadPoolExecutor(config.decode_threads))
         prover = lambda: Prover(reading, signing, config.log_dir)  # noqa: E731
-        yield officers_tools(log, Search(reading, keys), prover, privacy, keys, executor)
+        whole = Search(reading, keys, desk=True)
+        yield officers_tools(log, Search(reading, keys), prover, privacy, keys, executor, whole=whole)
 
 
 async def _count(config: Config, question: Question) -> Count:

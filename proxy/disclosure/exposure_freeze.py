@@ -52,6 +52,7 @@ class _Seen:
 
     access_id: UUID
     client: str
+    staff: bool
     parties: frozenset[str]
     ids: BitMap64
     subscribers: BitMap64 = field(default_factory=BitMap64)
@@ -66,7 +67,8 @@ class Frozen:
     records: int
     subscribers: int
     clients: dict[str, int]
-    """Client → distinct subscribers that it was shown."""
+    """Client → distinct subscribers that it was shown. Carriers' clients only: what staff were shown was shown in
+    cases, of which some are nobody's but the legal desk's to know."""
     entries: int
 
     def as_json(self) -> dict[str, Any]:
@@ -149,7 +151,7 @@ class Freezer:
                 reached = {ocn for s in access.scopes if month in s.months() for ocn in s.ocns}
                 ids = access.known & within
                 if reached and ids and access.reach.parties:
-                    seen.append(_Seen(access.access_id, access.client, access.reach.parties, ids))
+                    seen.append(_Seen(access.access_id, access.client, access.staff, access.reach.parties, ids))
                     ocns |= reached
                     progress("accesses", len(seen), 0)
         return seen, ocns
@@ -234,7 +236,8 @@ def _packed(seen: list[_Seen]) -> Iterator[list[dict[str, Any]]]:
 def _summed(month: int, seen: list[_Seen], subscribers: int, entries: int) -> Frozen:
     clients: dict[str, BitMap64] = {}
     for each in seen:
-        clients[each.client] = clients.get(each.client, BitMap64()) | each.subscribers
+        if not each.staff:
+            clients[each.client] = clients.get(each.client, BitMap64()) | each.subscribers
     records = BitMap64.union(BitMap64(), *(s.ids for s in seen))
     counts = {client: len(held) for client, held in sorted(clients.items())}
     return Frozen(month, sum(1 for s in seen if s.ids), len(records), subscribers, counts, entries)
@@ -247,8 +250,21 @@ def officers_tools(
     pool: asyncpg.Pool,
     keys: DataKeys,
     executor: Executor,
+    *,
+    whole: Search | None = None,
 ) -> tuple[Exposure, Freezer]:
-    """Return what counts and what freezes, over a pool of role PRIVACY; the store itself is not given out."""
+    """Return what counts and what freezes, over a pool of role PRIVACY; the store itself is not given out.
+
+    Args:
+        ledger: the log, to append to.
+        search: the log as the officer may see it.
+        prover: makes a prover of entries.
+        pool: connections of role PRIVACY.
+        keys: the data keys.
+        executor: threads in which is counted.
+        whole: all of the log, for the freezing: what was shown in a secret case can be counted only later, if then.
+    """
     store = CountingStore(pool, keys, executor)
     exposure = Exposure(ledger, search, prover, store, executor)
-    return exposure, Freezer(exposure, ledger, store, executor)
+    every = exposure if whole is None else Exposure(ledger, whole, prover, store, executor)
+    return exposure, Freezer(every, ledger, store, executor)

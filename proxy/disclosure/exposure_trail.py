@@ -69,6 +69,8 @@ class Access:
 
     access_id: UUID
     client: str = ""
+    staff: bool = False
+    """``client`` is a member of staff's id."""
     opened_at: datetime | None = None
     last_at: datetime | None = None
     reach: Reach = Reach(frozenset(), frozenset())
@@ -112,6 +114,7 @@ class Access:
         self.last_at = entry.at
         if entry.actor is not None:
             self.client = str(entry.actor.get("client_id") or entry.actor.get("staff") or "")
+            self.staff = not entry.actor.get("client_id")
         try:
             if entry.kind is Kind.ACCESS_INTENT:
                 self._intent(entry)
