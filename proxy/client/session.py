@@ -21,6 +21,7 @@ from typing import Any, Self
 from urllib.parse import urlsplit, urlunsplit
 
 import aiohttp
+import yarl
 
 from keys.encoding import b64url_encode
 from proxy.client.keys import ClientKey
@@ -259,7 +260,11 @@ class Session:
         if self._http is None:
             raise RuntimeError("the session is not open")
         try:
-            async with self._http.request(method, url, headers=headers, allow_redirects=False, **arguments) as response:
+            # As it is: where the client wrote it in another way, the proof would speak of another address.
+            place = yarl.URL(url, encoded=True)
+            async with self._http.request(
+                method, place, headers=headers, allow_redirects=False, **arguments
+            ) as response:
                 if nonce_for and (nonce := response.headers.get("DPoP-Nonce")):
                     self._nonces[nonce_for] = nonce
                 self._note_clock(response)
