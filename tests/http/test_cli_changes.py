@@ -1,4 +1,4 @@
-"""`tollgate staff bootstrap|add`, `carrier|agreement|client`, `change`, as two operators type them; all of it is real."""
+"""The registries from the command line, as two operators type them: `tollgate staff`, `carrier`, `change` and so on."""
 
 from __future__ import annotations
 

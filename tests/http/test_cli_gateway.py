@@ -153,7 +153,7 @@ def test_a_disabled_client_is_told_at_once(tollgate: Machine) -> None:
     tollgate.add_carrier("carrier-x", "1003")
     tollgate.act_as("carrier-x")
     tollgate.tollgate("pull", "cdrs", *WINDOW, "--out", "x1.csv")
-    tollgate.tollgate("client", "disable", "billing-carrier-x", "--reason", "trying it")
+    tollgate.change(("client.end", {"client": "billing-carrier-x"}))
     refused = tollgate.tollgate("pull", "cdrs", *WINDOW, "--out", "x2.csv", code=1)
     assert "invalid_client" in refused.stderr
 

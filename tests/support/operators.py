@@ -168,12 +168,18 @@ async def _opened(config: Config) -> AsyncIterator[tuple[asyncpg.Connection, Led
 
 
 async def make(config: Config, wanted: list[tuple[str, Mapping[str, Any]]]) -> None:
-    """Make changes (kind and payload) in the home of ``config``; the two operators are named if nobody is yet."""
+    """Make changes (kind and payload) in the home of ``config``; the two operators are named if nobody is yet.
+
+    ``client.end`` is no change: the first operator disables the client of the payload at once.
+    """
     async with _opened(config) as (conn, ledger):
         there = await conn.fetchval("SELECT EXISTS (SELECT FROM tollgate.staff WHERE staff_id = $1)", FIRST)
         operators = Operators(ledger) if there else await set_up(conn, ledger)
         for kind, payload in wanted:
-            await operators.change(conn, kind, payload)
+            if kind == "client.end":
+                await operators.disable_client(conn, payload["client"], "a test")
+            else:
+                await operators.change(conn, kind, payload)
 
 
 def main() -> None:
