@@ -22,7 +22,7 @@ from proxy.legal import sql
 from proxy.legal.deadlines import DeadlineKind, deadlines
 from proxy.legal.letters import Addressed, acknowledgement, deficiency, objection
 from proxy.legal.model import Case, CaseError, Malformed, NoSuchCase, Refused, Scope, new_case_id
-from proxy.legal.register import Register, Step, case_of
+from proxy.legal.register import Register, Step, case_of, refusal_of
 from proxy.legal.served import Process, read_process, read_window, read_zone
 from proxy.legal.states import Action, CaseState
 from proxy.legal.targets import NOBODY, Guarded, ReadTargets, read_targets
@@ -99,6 +99,12 @@ class Intake:
             except asyncpg.UniqueViolationError:
                 # The same request at the same moment: the other one opened it.
                 return case_of(await conn.fetchrow(sql.OPENED, who.staff_id, request_key))
+            except asyncpg.CheckViolationError as error:
+                unfit = refusal_of(error)
+                if unfit is None:
+                    raise
+                await self._register.refused(who, case_id, Action.OPEN, unfit)
+                raise unfit from error
             except CaseError as refusal:
                 await self._register.refused(who, case_id, Action.OPEN, refusal)
                 raise

@@ -50,6 +50,12 @@ _BY_CONSTRAINT: Mapping[str, Callable[[], CaseError]] = {
 """What PostgreSQL refuses (0014_cases.sql), where the gateway did not."""
 
 
+def refusal_of(error: asyncpg.CheckViolationError) -> CaseError | None:
+    """Return what a refusal of PostgreSQL's means; None where it is a defect of ours."""
+    known = _BY_CONSTRAINT.get(error.constraint_name or "")
+    return None if known is None else known()
+
+
 @dataclass(frozen=True, slots=True)
 class Step:
     """What a piece of work wants of the register.
@@ -105,10 +111,9 @@ class Register:
                 case, leads_to = await self._allowed(conn, sql.LOCK_CASE, who, case_id, version, action)
                 return await self._act(conn, who, case, leads_to, action, work)
         except asyncpg.CheckViolationError as error:
-            known = _BY_CONSTRAINT.get(error.constraint_name or "")
-            if known is None:
+            refusal = refusal_of(error)
+            if refusal is None:
                 raise
-            refusal = known()
             await self.refused(who, case_id, action, refusal)
             raise refusal from error
         except CaseError as refusal:
