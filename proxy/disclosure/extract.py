@@ -39,7 +39,7 @@ from keys.sealing import open_sealed, seal
 from proxy import logs
 from proxy.disclosure import held, orders
 from proxy.disclosure.access import LegalAccess
-from proxy.disclosure.filling import Filling, StoppedError
+from proxy.disclosure.filling import Filling, StoppedError, TakenError
 from proxy.disclosure.held import Holds
 from proxy.disclosure.orders import Ordered, Teller
 from proxy.disclosure.searching import Search
@@ -67,9 +67,14 @@ RETRY_S: Final = (0.5, 2.0, 8.0)
 _UNSEALED: Final = timedelta(minutes=1)
 """So long after it began an extraction whose order is not kept has lost whoever ordered it."""
 _STAGED: Final = "SELECT tollgate.complete_to(), (SELECT next_record_id FROM tollgate.store_head)"
-_LOCK: Final = "SELECT pg_try_advisory_lock(hashtextextended('tollgate.held ' || $1, 0))"
-_UNLOCK: Final = "SELECT pg_advisory_unlock(hashtextextended('tollgate.held ' || $1, 0))"
-_TRANSIENT = (asyncpg.PostgresConnectionError, asyncpg.InterfaceError, OSError, TimeoutError, LedgerUnavailable)
+_TRANSIENT = (
+    asyncpg.PostgresConnectionError,
+    asyncpg.InterfaceError,
+    OSError,
+    TimeoutError,
+    LedgerUnavailable,
+    TakenError,
+)
 
 _LOG = logs.get("extraction")
 
@@ -104,15 +109,14 @@ class Extractions:
         self._progress_rows = progress_rows
         self._piece_rows = piece_rows
         self._slots = asyncio.Semaphore(running_max)
-        self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._tasks: dict[str, asyncio.Task[Extraction | None]] = {}
+        self._making: dict[str, asyncio.Task[DataKey]] = {}
 
     async def start(self, order: ExtractionOrder) -> Extraction:
         """See ``Extractor.start``."""
         try:
             made = await self._access.run(orders.ordered, order)
-            row = await self._pool.fetchrow(held.SELECT_ORDER, order.hold_id)
-            if row is None:
-                row = await self._begin(made)
+            row = await self._begin(made)
             if row["order_digest"] != made.digest:
                 raise ExtractionRefusedError("hold", "The hold was begun by another order.")
         except ExtractionRefusedError as error:
@@ -124,9 +128,11 @@ class Extractions:
 
     async def wait(self, hold_id: str) -> Extraction:
         """See ``Extractor.wait``."""
+        found = None
         if (task := self._tasks.get(hold_id)) is not None:
             await asyncio.wait([task])
-        found = await self._holds.find(hold_id)
+            found = None if task.cancelled() else task.result()
+        found = found or await self._holds.find(hold_id)
         if found is None:
             raise HoldUnreadableError("there is no such hold")
         return found
@@ -197,13 +203,14 @@ class Extractions:
                 raise ExtractionRefusedError("preserved", "The preservation has ended and its key is gone.") from error
         month = month_of(datetime.now(UTC))
         # Made while the intent is written: it opens nothing until there is a hold.
-        key = asyncio.create_task(self._ensured(order.hold_id, month))
+        key = self._making[order.hold_id] = asyncio.create_task(self._ensured(order.hold_id, month))
+        key.add_done_callback(lambda done: done.cancelled() or done.exception())  # told where the key is needed
         try:
             async with self._pool.acquire() as conn:
                 async with conn.transaction():
                     as_of, head = await conn.fetchrow(_STAGED)
                     teller = Teller(new_id(), permit.case_id, order.hold_id, permit.discloses, order.actor)
-                    await conn.execute(
+                    row = await conn.fetchrow(
                         held.INSERT,
                         order.hold_id,
                         permit.case_id,
@@ -218,7 +225,7 @@ class Extractions:
                     )
                     # Durable with the hold, before the first record is read.
                     await self._ledger.append_in(conn, [teller.intent(made, as_of, head - 1 - as_of)])
-                return await conn.fetchrow(held.SELECT_ORDER, order.hold_id)
+                return row
         except asyncpg.UniqueViolationError:  # the same order came twice at once
             return await self._pool.fetchrow(held.SELECT_ORDER, order.hold_id)
         except asyncpg.ForeignKeyViolationError as error:
@@ -228,9 +235,6 @@ class Extractions:
         except asyncpg.ObjectInUseError as error:
             says = "A month of the window is being shredded; order it again when that is done."
             raise ExtractionRefusedError("shredding", says) from error
-        finally:
-            # A key that cannot be made fails the extraction where it is needed: there it is told.
-            key.add_done_callback(lambda done: done.cancelled() or done.exception())
 
     async def _ensured(self, hold_id: str, month: int) -> DataKey:
         period = Period(key_class_of(hold_id), month)
@@ -240,7 +244,7 @@ class Extractions:
     async def _sealed(self, made: Ordered, row: asyncpg.Record) -> DataKey:
         """Make the hold's key, if it is not made, and seal the order beside the hold; return the key."""
         hold_id = row["hold_id"]
-        key = await self._ensured(hold_id, row["key_month"])
+        key = await (self._making.pop(hold_id, None) or self._ensured(hold_id, row["key_month"]))
         if row["order_sealed"] is None:
             sealed = seal(key, [made.text], held.order_aad(hold_id))
             await self._pool.execute(held.SEAL_ORDER, hold_id, sealed)
@@ -253,68 +257,68 @@ class Extractions:
         self._tasks[hold_id] = task
         task.add_done_callback(lambda _: self._tasks.pop(hold_id, None))
 
-    async def _work(self, hold_id: str, made: Ordered | None) -> None:
+    async def _work(self, hold_id: str, made: Ordered | None) -> Extraction | None:
         for delay in (*RETRY_S, None):
             try:
                 async with self._slots, self._pool.acquire() as conn:
-                    # A session's lock: it goes with a process that dies, and whoever resumes takes it.
-                    if await conn.fetchval(_LOCK, hold_id):
-                        try:
-                            await self._run(conn, hold_id, made)
-                        finally:
-                            if not conn.is_closed():
-                                await conn.fetchval(_UNLOCK, hold_id)
-                return
+                    row = await conn.fetchrow(held.TAKE, hold_id)
+                    if row is None or not row["mine"] or row["state"] != ExtractionState.RUNNING:
+                        return None
+                    return await self._run(conn, row, made)
             except StoppedError:
-                return
+                return None
             except _TRANSIENT as error:
                 logs.event(_LOG, logging.WARNING, "extraction.retry", error)
                 if delay is None:
-                    return  # it stays `running`: resume goes on with it
+                    return None  # it stays `running`: resume goes on with it
                 await asyncio.sleep(delay)
             except Exception as error:
                 logs.event(_LOG, logging.ERROR, "extraction.defect", error)
-                return
+                return None
+        return None
 
-    async def _run(self, conn: asyncpg.Connection, hold_id: str, made: Ordered | None) -> None:
-        row = await conn.fetchrow(held.SELECT_ORDER, hold_id)
-        if row is None or row["state"] != ExtractionState.RUNNING:
-            return
+    async def _run(self, conn: asyncpg.Connection, row: asyncpg.Record, made: Ordered | None) -> Extraction | None:
+        hold_id = row["hold_id"]
         if made is None:
             key = asyncio.create_task(self._holds.key(hold_id, row["key_month"]))
         else:
             key = asyncio.create_task(self._sealed(made, row))
         try:
             filling = self._filling(conn, row, None if made is None else made.order.actor, lambda: asyncio.shield(key))
-            await self._fill(filling, made, row)
+            return await self._fill(conn, filling, made, row)
         finally:
             key.cancel()
             await asyncio.gather(key, return_exceptions=True)
 
-    async def _fill(self, filling: Filling, made: Ordered | None, row: asyncpg.Record) -> None:
+    async def _fill(
+        self, conn: asyncpg.Connection, filling: Filling, made: Ordered | None, row: asyncpg.Record
+    ) -> Extraction | None:
         try:
             if made is None:
                 if row["order_sealed"] is None:
                     # Whoever ordered it died before the order was kept: it has to be ordered again.
                     if datetime.now(UTC) - row["started_at"] > _UNSEALED:
-                        await filling.end(ExtractionState.FAILED, "order")
-                    return
+                        return await filling.end(ExtractionState.FAILED, "order")
+                    return None
                 made = await self._read_order(row)
                 filling.teller = replace(filling.teller, actor=made.order.actor)
             await filling.restore()
-            await filling.end(ExtractionState.COMPLETE, last=await self._search(filling, made, row))
+            last = await self._search(conn, filling, made, row)
+            return await filling.end(ExtractionState.COMPLETE, last=last)
         except (StoppedError, *_TRANSIENT):
             raise
         except Exception as error:
             # What it held until then is on record, and the case says so: nobody waits for it for ever.
             logs.event(_LOG, logging.ERROR, "extraction.failed", error)
-            await filling.end(ExtractionState.FAILED, _why(error))
+            return await filling.end(ExtractionState.FAILED, _why(error))
 
-    async def _search(self, filling: Filling, made: Ordered, row: asyncpg.Record) -> pa.Table | None:
+    async def _search(
+        self, conn: asyncpg.Connection, filling: Filling, made: Ordered, row: asyncpg.Record
+    ) -> pa.Table | None:
         """Search, and write all pieces but the last; return that."""
         look, state = made.look(row["as_of"]), filling.state
         search = Search(
-            self._access, self._holds, look, made.order.preserved, state.at_us, state.skip, self._piece_rows
+            self._access, conn, self._holds, look, made.order.preserved, state.at_us, state.skip, self._piece_rows
         )
         last: pa.Table | None = None
         async with contextlib.aclosing(search.pieces()) as pieces:

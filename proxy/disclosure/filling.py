@@ -21,12 +21,16 @@ from proxy.disclosure.orders import Teller
 from proxy.disclosure.records import SET_BYTES_MAX, Portion, RecordSet, portion_of
 from proxy.ledger.model import Entry
 from proxy.ledger.service import Ledger
-from proxy.policy.extraction import ExtractionState, SourceFile
+from proxy.policy.extraction import Extraction, ExtractionState, SourceFile
 from proxy.store.batches import int64s
 
 
 class StoppedError(Exception):
     """It was cancelled meanwhile, or has ended: nothing more goes into the hold."""
+
+
+class TakenError(Exception):
+    """Somebody else has written the piece: look at the hold again."""
 
 
 @dataclass(slots=True)
@@ -153,7 +157,7 @@ class Filling:
             self.state.logged_rows, self.state.logged_pieces = logged
         self._taken(made)
 
-    async def end(self, state: ExtractionState, why: str = "", last: pa.Table | None = None) -> None:
+    async def end(self, state: ExtractionState, why: str = "", last: pa.Table | None = None) -> Extraction:
         """End the hold, with a last piece where there is one: its inputs' list, its outcome's entry.
 
         Raises:
@@ -186,7 +190,7 @@ class Filling:
                 await self._sources(await self._holds.describe(self._conn, inputs) if inputs else [], key)
             entry = self.teller.outcome(said, self.state.records.as_json())
             (appended,) = await self._ledger.append_in(self._conn, [entry])
-            ended = await self._conn.execute(
+            ended = await self._conn.fetchrow(
                 held.END,
                 self.hold_id,
                 rows,
@@ -198,9 +202,10 @@ class Filling:
                 sha256,
                 appended.index,
             )
-            if ended != "UPDATE 1":
+            if ended is None:
                 raise StoppedError
             # Dying here leaves it running, without the last piece; dying after COMMIT leaves it ended, and said so.
+        return held.extraction_of(ended)
 
     def _due(self, made: _Made) -> bool:
         """Say whether the log has to be told of the records before this piece first."""
@@ -224,6 +229,8 @@ class Filling:
             )
         except asyncpg.CheckViolationError as error:  # the trigger: it does not run any more
             raise StoppedError from error
+        except asyncpg.UniqueViolationError as error:
+            raise TakenError from error
 
     async def _sources(self, files: list[SourceFile], key: DataKey) -> None:
         try:

@@ -31,13 +31,18 @@ _WRITE: Final = pa.ipc.IpcWriteOptions(compression=pa.Codec("zstd", 1))
 _COLUMNS: Final = """hold_id, case_id, access_id, key_month, discloses, as_of, staged, start_us, end_us, started_at,
     state, why, rows, pieces, at_us, gone, sha256, ended_at, log_index"""
 SELECT: Final = f"SELECT {_COLUMNS} FROM tollgate.held WHERE hold_id = $1"
-SELECT_ORDER: Final = f"""SELECT {_COLUMNS}, logged_rows, logged_pieces, order_sealed, order_digest FROM tollgate.held
-    WHERE hold_id = $1"""
+_ALL: Final = f"{_COLUMNS}, logged_rows, logged_pieces, order_sealed, order_digest"
+SELECT_ORDER: Final = f"SELECT {_ALL} FROM tollgate.held WHERE hold_id = $1"
+TAKE: Final = f"""
+SELECT {_ALL}, pg_try_advisory_lock(hashtextextended('tollgate.held ' || hold_id, 0)) AS mine FROM tollgate.held
+WHERE hold_id = $1
+"""
+"""A session's lock: it goes with a process that dies, and with the connection's return to its pool."""
 RUNNING: Final = "SELECT hold_id FROM tollgate.held WHERE state = 'running' ORDER BY started_at"
-INSERT: Final = """
+INSERT: Final = f"""
 INSERT INTO tollgate.held (hold_id, case_id, access_id, key_month, discloses, order_digest, as_of, staged, start_us,
     end_us, at_us)
-VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $9)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $9) RETURNING {_ALL}
 """
 SEAL_ORDER: Final = """
 UPDATE tollgate.held SET order_sealed = $2 WHERE hold_id = $1 AND order_sealed IS NULL AND state = 'running'
@@ -46,10 +51,11 @@ MOVE: Final = """
 UPDATE tollgate.held SET rows = $2, pieces = $3, at_us = $4, gone = $5, logged_rows = $6, logged_pieces = $7
 WHERE hold_id = $1 AND state = 'running'
 """
-END: Final = """
+END: Final = f"""
 UPDATE tollgate.held SET rows = $2, pieces = $3, at_us = $4, gone = $5, state = $6, why = $7, sha256 = $8,
     log_index = $9, ended_at = now()
 WHERE hold_id = $1 AND state = 'running' AND ($6 = 'complete' OR pieces = $3)
+RETURNING {_COLUMNS}
 """
 """What breaks it off has to know every piece that is there: its entry says which records those are."""
 INSERT_PIECE: Final = """

@@ -39,6 +39,7 @@ class Search:
 
     Args:
         access: the store as the legal role sees it.
+        conn: of that role, for what no policy stands before.
         holds: the holds as that role sees them.
         look: what is looked for.
         preserved: holds that are read too.
@@ -49,6 +50,7 @@ class Search:
     def __init__(
         self,
         access: LegalAccess,
+        conn: asyncpg.Connection,
         holds: Holds,
         look: Look,
         preserved: Sequence[str] = (),
@@ -57,6 +59,7 @@ class Search:
         piece_rows: int = PIECE_ROWS,
     ) -> None:
         self._access = access
+        self._conn = conn
         self._holds = holds
         self._look = replace(look, start_us=max(look.start_us, at_us)) if skip else look
         self._preserved = preserved
@@ -97,8 +100,7 @@ class Search:
         """Return the months that can be searched; load their keys, and note what is gone."""
         look = self._look
         asked = months_of(look.start_us, look.end_us)
-        async with self._access.pool.acquire() as conn:
-            months = [r["month"] for r in await conn.fetch(_MONTHS, asked)]
+        months = [r["month"] for r in await self._conn.fetch(_MONTHS, asked)]
         wanted = [Period(c.value, m) for m in months for c in look.classes]
         found = await self._access.keys_of([*wanted, *(Period(tags.KEY_CLASS, m) for m in months)])
         out = []
