@@ -41,7 +41,7 @@ NOT_HERE = {"positive_data_acceptance", "ignored_auth", "unsupported_method", "u
 
 @pytest.fixture
 async def world(database: Database) -> AsyncIterator[Gate]:
-    async with gate(database, legal_desk=1, carrier_name="Example Carrier") as running:
+    async with gate(database, legal_desk=1, privacy_desk=1, carrier_name="Example Carrier") as running:
         await running.ingest(calls(20, "123A", "456B"))
         yield running
 
