@@ -105,8 +105,8 @@ def _most(*groups: Sequence[Listed]) -> int:
 def _make(
     turn: Lock, unopened: Unopened, group: Sequence[Listed], position: Position, left: int | None, work: Work[T]
 ) -> Piece[T]:
+    fetched = unopened(position, left)
     with turn:
-        fetched = unopened(position, left)
         block = RowBlock(fetched.table)
         end = _after(position.month, group[fetched.batches - 1])
         if left is not None and block.rows > left:

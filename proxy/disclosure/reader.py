@@ -12,11 +12,12 @@ records stand in the order of their ids, so that small pairs do not show. A slow
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from concurrent.futures import Executor
 from contextlib import aclosing
 from functools import partial
 from itertools import accumulate, takewhile
+from threading import Lock
 from typing import TypeVar
 
 import asyncpg
@@ -47,8 +48,9 @@ from proxy.disclosure.fetching import (
 from proxy.disclosure.lookup import Lookup
 from proxy.disclosure.pieces import Work, pieces
 from proxy.disclosure.scope import Position, Scope
-from proxy.store.batches import int64s
-from proxy.store.opening import ClassKeys, SealedClass, open_class
+from proxy.store import columns
+from proxy.store.batches import CLASS_FIELDS, int64s
+from proxy.store.opening import ClassKeys, SealedClass, unseal
 from schema.fields import DisclosureClass
 
 T = TypeVar("T")
@@ -149,18 +151,30 @@ class _Whole:
         if len(found) != len(group):
             return None
         keys = await self._access.class_keys(self._scope, month)
-        return partial(_open_batches, self._scope, [found[b.batch_id] for b in group], keys)
+        return partial(_open_batches, self._access.turn, self._scope, [found[b.batch_id] for b in group], keys)
 
 
 def _open_batches(
-    scope: Scope, batches: Sequence[Batch], keys: ClassKeys, position: Position, _left: int | None
+    turn: Lock, scope: Scope, batches: Sequence[Batch], keys: ClassKeys, position: Position, _left: int | None
 ) -> Fetched:
-    found: dict[str, pa.Array] = {}
+    chunks = {}
     for cls in sorted({cls for b in batches for cls in b.blobs}):
         parts = [SealedClass(b.shape, b.ocn(cls) if cls in b.blobs else 0, b.blobs.get(cls)) for b in batches]
-        made = open_class(keys, cls, parts, coded=True)
+        chunks[cls] = unseal(keys, cls, parts)
+    with turn:
+        return _records(scope, batches, chunks, position)
+
+
+def _records(
+    scope: Scope,
+    batches: Sequence[Batch],
+    chunks: Mapping[DisclosureClass, Sequence[columns.Chunk | int]],
+    position: Position,
+) -> Fetched:
+    found: dict[str, pa.Array] = {}
+    for cls, parts in chunks.items():
         if cls in scope.classes or cls is DisclosureClass.TIMING:
-            found |= made
+            found |= columns.assemble(parts, CLASS_FIELDS[cls], coded=True)
     table = pa.table(found)
     spans = [(b.shape.rows, b.shape.pair_id) for b in batches]
     if (wanted := _wanted(scope, batches, table, position)) is not None:

@@ -26,19 +26,8 @@ class SealedClass:
     blob: bytes | None
 
 
-def open_class(
-    keys: ClassKeys,
-    cls: DisclosureClass,
-    parts: Sequence[SealedClass],
-    *,
-    coded: bool = False,
-    only: Collection[str] | None = None,
-) -> dict[str, pa.Array]:
-    """Open one class of several batches or pieces, one below the other; a column without any value is left out.
-
-    Args:
-        coded: leave text that is stored by dictionaries as dictionary arrays.
-        only: names of the only fields wanted; None: all of the class.
+def unseal(keys: ClassKeys, cls: DisclosureClass, parts: Sequence[SealedClass]) -> list[columns.Chunk | int]:
+    """Decrypt and decompress one class of several batches or pieces: chunks as ``columns.assemble`` takes them.
 
     Raises:
         SealError: if a ciphertext does not open.
@@ -54,8 +43,28 @@ def open_class(
         if sum(c.rows for c in found) != part.shape.rows:
             raise FormatError("a class has another number of rows than its batch")
         chunks += found
+    return chunks
+
+
+def open_class(
+    keys: ClassKeys,
+    cls: DisclosureClass,
+    parts: Sequence[SealedClass],
+    *,
+    coded: bool = False,
+    only: Collection[str] | None = None,
+) -> dict[str, pa.Array]:
+    """Open one class of several batches or pieces, one below the other; a column without any value is left out.
+
+    Args:
+        coded: leave text that is stored by dictionaries as dictionary arrays.
+        only: names of the only fields wanted; None: all of the class.
+
+    Raises:
+        SealError, FormatError: as :func:`unseal`.
+    """
     wanted = CLASS_FIELDS[cls] if only is None else [f for f in CLASS_FIELDS[cls] if f.name in only]
-    return columns.assemble(chunks, wanted, coded=coded)
+    return columns.assemble(unseal(keys, cls, parts), wanted, coded=coded)
 
 
 def open_chunk_of(

@@ -239,14 +239,27 @@ class Column:
     def __init__(self, body: bytes, field: Field, place: _Place, rows: int) -> None:
         self.field, self.place, self.rows = field, place, rows
         self._body = body
-        self.planes = np.frombuffer(body, np.uint8, rows * place.width, place.planes)
-        self.valid: Bytes | None = np.frombuffer(body, np.uint8, (rows + 7) // 8, place.valid) if place.valid else None
         self.raw_rows: Ints = _NONE
         if place.encoding == NUMBERS and place.entries:
             self.raw_rows = self._u32s(place.lists)
             steps = np.diff(self.raw_rows)
             if int(self.raw_rows[-1]) >= rows or (len(steps) and int(steps.min()) < 1):
                 raise FormatError("an exception outside its rows")
+
+    @cached_property
+    def planes(self) -> Bytes:
+        """The planes of a column of integers, of lengths or of codes: (width * rows)."""
+        return np.frombuffer(self._body, np.uint8, self.rows * self.place.width, self.place.planes)
+
+    @cached_property
+    def valid(self) -> Bytes | None:
+        """The validity bitmap; None if every row has a value."""
+        place = self.place
+        return np.frombuffer(self._body, np.uint8, (self.rows + 7) // 8, place.valid) if place.valid else None
+
+    def cut(self, start: int, size: int) -> memoryview:
+        """Return bytes of the body as they stand."""
+        return memoryview(self._body)[start : start + size]
 
     def _u32s(self, at: int) -> Ints:
         return np.frombuffer(self._body, "<u4", self.place.entries, at).astype(np.int64)
