@@ -109,6 +109,22 @@ def key(ctx: click.Context) -> None:
     emit({"keys": asyncio.run(asyncio.to_thread(look))})
 
 
+@production.command("custodian-jwk")
+@click.argument("public_key", type=FILE)
+def custodian_jwk(public_key: Path) -> None:
+    """Print a custodian's OpenSSH public key as JWK, for `tollgate staff add-key`.
+
+    The custodian makes the key (`ssh-keygen -t ed25519`), keeps it, and signs a certificate with it themselves:
+    `ssh-keygen -Y sign -n tollgate-certificate -f KEY certificate.txt`.
+    """
+    from proxy.legal.production.sshsig import SshSignatureError, as_jwk
+
+    try:
+        emit(as_jwk(_text(public_key, "PUBLIC_KEY")))
+    except SshSignatureError as error:
+        raise CliError(f"{public_key}: {error}", ExitCode.BAD_INPUT) from error
+
+
 def _read(path: Path) -> bytes:
     with path.open("rb") as file:
         return file.read(_SMALL)

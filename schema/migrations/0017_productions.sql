@@ -50,17 +50,6 @@ CREATE TABLE tollgate.production_delivery (
     UNIQUE (production_id, recipients_digest)
 );
 
--- Keys that custodians sign certificates with, outside Tollgate: OpenSSH public keys. Registered by somebody else.
-CREATE TABLE tollgate.custodian_key (
-    staff_id text NOT NULL CHECK (staff_id <> ''),
-    fingerprint text NOT NULL,
-    public_key text NOT NULL,
-    registered_by text NOT NULL CHECK (registered_by <> staff_id),
-    registered_at timestamptz NOT NULL DEFAULT now(),
-    disabled_at timestamptz,
-    PRIMARY KEY (staff_id, fingerprint)
-);
-
 -- The second lock on what is fixed.
 CREATE FUNCTION tollgate.production_check() RETURNS trigger LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
@@ -95,9 +84,9 @@ DECLARE
     at text;
 BEGIN
     SELECT p.state INTO at FROM tollgate.production p WHERE p.production_id = NEW.production_id FOR KEY SHARE;
-    IF at IS DISTINCT FROM CASE
+    IF at IS DISTINCT FROM (CASE
         WHEN NEW.name IN ('manifest.json', 'manifest.jws', 'certificate.txt.sig', 'certificate-signed.pdf',
-            'certificate-signed.txt') THEN 'drafted' ELSE 'making' END THEN
+            'certificate-signed.txt') THEN 'drafted' ELSE 'making' END) THEN
         RAISE EXCEPTION 'what is fixed of a production stays' USING ERRCODE = 'check_violation',
             CONSTRAINT = 'production_state';
     END IF;
@@ -134,13 +123,12 @@ CREATE TRIGGER approved BEFORE INSERT ON tollgate.production_delivery
 
 ALTER TABLE tollgate.production_piece ALTER COLUMN sealed SET STORAGE EXTERNAL;
 
-GRANT SELECT, INSERT ON tollgate.production, tollgate.production_piece, tollgate.production_delivery,
-    tollgate.custodian_key TO tollgate_cases;
+GRANT SELECT, INSERT ON tollgate.production, tollgate.production_piece, tollgate.production_delivery
+    TO tollgate_cases;
 GRANT UPDATE (state, rows, pages, drafted, drafted_at, signed_as, kid, certified, certified_at)
     ON tollgate.production TO tollgate_cases;
 -- A production that died while it was made is made again over its pieces.
 GRANT UPDATE (sealed) ON tollgate.production_piece TO tollgate_cases;
-GRANT UPDATE (disabled_at) ON tollgate.custodian_key TO tollgate_cases;
 
 DO $$
 DECLARE

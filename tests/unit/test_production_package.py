@@ -31,6 +31,7 @@ from proxy.legal.production.agefile import AgeError, check_recipients, encrypted
 from proxy.legal.production.archive import ArchiveError, Reader
 from proxy.legal.production.model import FileFact, LogPlace, ProductionError, SignedAs, SignedCertificate
 from proxy.legal.production.verify import NotAPackage, Trusted, verify
+from proxy.registry.jwk import registered
 from tests.support.production import (
     MADE_AT,
     CustodianKey,
@@ -474,6 +475,15 @@ async def test_what_was_signed_has_to_be_what_was_drafted() -> None:
     ):
         with pytest.raises(ProductionError, match=message):
             await building.complete(facts(), made, bad, parts)
+
+
+def test_a_key_is_the_same_key_in_the_registry_and_in_a_signature() -> None:
+    for vector in json.loads(VECTORS.read_text())["signatures"]:
+        jwk = sshsig.as_jwk(vector["public_key"])
+        assert sshsig.of_jwk(jwk) == sshsig.public_key(vector["public_key"])
+        assert registered(jwk).public.alg == jwk["alg"]
+    assert sshsig.of_jwk({"kty": "RSA", "n": "AQAB", "e": "AQAB"}) is None
+    assert sshsig.of_jwk({"kty": "OKP", "crv": "Ed25519"}) is None
 
 
 def test_public_keys_of_people_are_ed25519_or_p256() -> None:

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import json
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -276,53 +277,6 @@ class Productions:
             told = {"bytes": size, "sha256": sha256.hexdigest()}
             await asyncio.shield(self._ledger.append(_entry(row.facts, actor, state, told, access)))
 
-    async def register_key(self, staff_id: str, line: str, *, by: str, actor: Actor = _GATEWAY) -> str:
-        """Register the key that a custodian signs certificates with; return its fingerprint.
-
-        Args:
-            staff_id: the custodian.
-            line: the public key, a line of OpenSSH's form.
-            by: another member of staff.
-
-        Raises:
-            ProductionError: if it is no key, is registered already, or the custodian registers it alone.
-        """
-        blob = sshsig.public_key(line)
-        plain = " ".join(line.split()[:2])
-        print_ = sshsig.fingerprint(blob)
-        entry = Entry(
-            Kind.REGISTRY_CHANGE,
-            actor,
-            {"action": "custodian.key.add", "custodian": staff_id, "fingerprint": print_},
-            tags=(Tag("staff", staff_id.encode()),),
-        )
-        try:
-            async with self._pool.acquire() as conn, conn.transaction():
-                await conn.execute(sql.ADD_CUSTODIAN_KEY, staff_id, print_, plain, by)
-                await self._ledger.append_in(conn, [entry])
-        except asyncpg.CheckViolationError as error:
-            raise ProductionError("nobody registers a signing key of their own: somebody else has to") from error
-        except asyncpg.UniqueViolationError as error:
-            raise ProductionError("this key is registered already, or was") from error
-        return print_
-
-    async def disable_key(self, staff_id: str, fingerprint: str, *, actor: Actor = _GATEWAY) -> None:
-        """Take no more signatures of a custodian's key. What it signed stays.
-
-        Raises:
-            ProductionError: if there is no such live key.
-        """
-        entry = Entry(
-            Kind.REGISTRY_CHANGE,
-            actor,
-            {"action": "custodian.key.disable", "custodian": staff_id, "fingerprint": fingerprint},
-            tags=(Tag("staff", staff_id.encode()),),
-        )
-        async with self._pool.acquire() as conn, conn.transaction():
-            if await conn.fetchval(sql.DISABLE_CUSTODIAN_KEY, staff_id, fingerprint) is None:
-                raise ProductionError("there is no such live key")
-            await self._ledger.append_in(conn, [entry])
-
     # --- inside ------------------------------------------------------------------------------------------------
 
     async def _begin(self, facts: Facts, actor: Actor) -> _Row:
@@ -368,17 +322,17 @@ class Productions:
         if signed.kind is not SignedAs.SSH:
             return ""
         custodian = row.facts.custodian.staff_id
-        lines = [r["public_key"] for r in await self._pool.fetch(sql.CUSTODIAN_KEYS, custodian)] if custodian else []
-        if not lines:
+        rows = await self._pool.fetch(sql.CUSTODIAN_KEYS, custodian) if custodian else []
+        keys = [key for each in rows if (key := sshsig.of_jwk(json.loads(each["jwk"]))) is not None]
+        if not keys:
             raise ProductionError("no signing key is registered for the custodian whom the certificate names")
         assert row.drafted is not None
         text = b"".join([p async for p in building.opened(row.drafted, certificate.NAME, self._parts(row))])
         failure: sshsig.SshSignatureError | None = None
-        for line in lines:
-            blob = sshsig.public_key(line)
+        for key in keys:
             try:
-                await asyncio.to_thread(sshsig.verify, signed.body, text, blob)
-                return sshsig.fingerprint(blob)
+                await asyncio.to_thread(sshsig.verify, signed.body, text, key)
+                return sshsig.fingerprint(key)
             except sshsig.SshSignatureError as error:
                 failure = failure or error
         assert failure is not None

@@ -58,14 +58,8 @@ FROM tollgate.production_delivery WHERE delivery_id = $1
 """
 
 CUSTODIAN_KEYS = """
-SELECT public_key FROM tollgate.custodian_key WHERE staff_id = $1 AND disabled_at IS NULL ORDER BY registered_at
-"""
-
-ADD_CUSTODIAN_KEY = """
-INSERT INTO tollgate.custodian_key (staff_id, fingerprint, public_key, registered_by) VALUES ($1, $2, $3, $4)
-"""
-
-DISABLE_CUSTODIAN_KEY = """
-UPDATE tollgate.custodian_key SET disabled_at = now()
-WHERE staff_id = $1 AND fingerprint = $2 AND disabled_at IS NULL RETURNING fingerprint
+SELECT k.jwk::text AS jwk FROM tollgate.staff_key k
+WHERE k.staff_id = $1 AND k.ended_at IS NULL AND NOT EXISTS (
+    SELECT 1 FROM tollgate.staff_suspension s WHERE s.staff_id = k.staff_id AND s.lifted_at IS NULL)
+ORDER BY k.added_at
 """

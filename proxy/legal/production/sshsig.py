@@ -11,6 +11,7 @@ import binascii
 import hashlib
 import re
 import struct
+from collections.abc import Mapping
 from typing import Final
 
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
@@ -20,6 +21,8 @@ from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import load_ssh_public_key
 
+from keys.encoding import EncodingError, b64url_decode, b64url_encode
+from keys.signing import thumbprint
 from proxy.legal.production.model import ProductionError
 
 NAMESPACE: Final = "tollgate-certificate"
@@ -55,6 +58,36 @@ def public_key(text: str) -> bytes:
     return blob
 
 
+def of_jwk(jwk: Mapping[str, str]) -> bytes | None:
+    """Return a registered key (RFC 7517) as signatures name it; None where it is of a kind that they cannot be of."""
+    try:
+        if jwk["kty"] == "OKP" and jwk["crv"] == "Ed25519":
+            return _string(_KINDS[0]) + _string(b64url_decode(jwk["x"]))
+        if jwk["kty"] == "EC" and jwk["crv"] == "P-256":
+            point = b"\x04" + b64url_decode(jwk["x"]) + b64url_decode(jwk["y"])
+            return _string(_KINDS[1]) + _string(b"nistp256") + _string(point)
+    except (KeyError, EncodingError):
+        pass
+    return None
+
+
+def as_jwk(line: str) -> dict[str, str]:
+    """Return a key in OpenSSH's form as JWK, for the registry of staff.
+
+    Raises:
+        SshSignatureError: as `public_key`.
+    """
+    blob = public_key(line)
+    (kind, first), rest = _strings(blob, 2)
+    if kind == _KINDS[0]:
+        jwk, alg = {"kty": "OKP", "crv": "Ed25519", "x": b64url_encode(first)}, "EdDSA"
+    else:
+        point = _strings(rest, 1)[0][0]
+        x, y = b64url_encode(point[1:33]), b64url_encode(point[33:65])
+        jwk, alg = {"kty": "EC", "crv": "P-256", "x": x, "y": y}, "ES256"
+    return {**jwk, "kid": thumbprint(jwk), "alg": alg, "use": "sig"}
+
+
 def fingerprint(blob: bytes) -> str:
     """Return a key's fingerprint as OpenSSH writes it."""
     return "SHA256:" + base64.b64encode(hashlib.sha256(blob).digest()).decode().rstrip("=")
@@ -86,9 +119,7 @@ def verify(signature: bytes, text: bytes, key: bytes) -> None:
     if signed_by != key:
         raise SshSignatureError("the certificate is signed with another key than the custodian's")
     digest = _HASHES[hash_name](text).digest()
-    message = _MAGIC + b"".join(
-        struct.pack(">I", len(part)) + part for part in (namespace, reserved, hash_name, digest)
-    )
+    message = _MAGIC + b"".join(map(_string, (namespace, reserved, hash_name, digest)))
     try:
         _check(key, raw, message)
     except (InvalidSignature, ValueError, struct.error):
@@ -111,6 +142,10 @@ def _check(key: bytes, raw: bytes, message: bytes) -> None:
         )
     else:
         raise ValueError
+
+
+def _string(data: bytes) -> bytes:
+    return struct.pack(">I", len(data)) + data
 
 
 def _strings(data: bytes, count: int) -> tuple[list[bytes], bytes]:
