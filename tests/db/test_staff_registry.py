@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
-from datetime import date, timedelta
+from dataclasses import dataclass, replace
+from datetime import UTC, date, datetime, timedelta
 from typing import Any
 
 import asyncpg
@@ -14,6 +14,10 @@ from keys.datakeys import DataKeys
 from keys.file_provider import FileProvider
 from proxy.ledger.model import Kind, LedgerUnavailable
 from proxy.ledger.service import Ledger
+from proxy.oauth import AuthError, StaffGuard
+from proxy.oauth.admission import Admissions
+from proxy.oauth.clock import DatabaseClock
+from proxy.oauth.staffadmission import StaffAdmissions
 from proxy.staff.model import Conflict, NotFound, StaffError, StaffRole, Standing, standing
 from proxy.staff.service import Staff, keys, names
 from schema.roles import Role
@@ -246,6 +250,34 @@ async def test_two_roles_given_at_once_see_each_other(
             await other.execute(give, HANDLER, "noc")
     finally:
         await other.close()
+
+
+async def test_what_takes_long_asks_again(world: World, database: Database) -> None:
+    """StaffGuard.alive: the person, the role and the token, whatever the token's own end."""
+    ended = replace(grant_of(HANDLER, StaffRole.LEGAL_HANDLER), expires_at=datetime.now(UTC) - timedelta(minutes=1))
+    other = replace(ended, expires_at=datetime.now(UTC) + timedelta(minutes=1), token_hash=b"\1" * 32)
+    by = grant_of(FIRST)
+    async with asyncpg.create_pool(database.config.role_url(Role.OAUTH), min_size=1, max_size=2) as pool:
+        clock = DatabaseClock()
+        admissions = StaffAdmissions(Admissions(pool, clock), clock, 600)
+        presented: Any = None
+        guard = StaffGuard(database.config, admissions, presented, world.ledger, lambda reason: None)
+        assert await guard.alive(ended)
+        assert await guard.alive(ended, StaffRole.LEGAL_HANDLER, StaffRole.NOC)
+        assert not await guard.alive(ended, StaffRole.LEGAL_APPROVER)
+        assert not await guard.alive(replace(ended, staff_id=FIRST))
+        await guard.revoke(other)
+        assert not await guard.alive(other)
+        assert await guard.alive(ended)
+        await world.staff.suspend(world.conn, HANDLER, "as agreed", by)
+        assert not await guard.alive(ended)
+        await world.operators.change(world.conn, "staff.resume", {"staff": HANDLER})
+        assert await guard.alive(ended)
+        await world.staff.end_role(world.conn, HANDLER, StaffRole.LEGAL_HANDLER, "moved", by)
+        assert not await guard.alive(ended)
+    with pytest.raises(AuthError) as caught:  # nothing is known then
+        await guard.alive(ended)
+    assert caught.value.status == 503
 
 
 @pytest.mark.parametrize("role", [Role.CASES, Role.PRIVACY])
