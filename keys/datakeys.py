@@ -53,7 +53,7 @@ class DataKeys:
     """Data keys, opened once and kept in memory. Failures are never kept.
 
     May be shared by tasks and read from threads. Opened keys stay until `forget`, also past the destruction of their
-    period: whoever destroys a period restarts or tells the processes that hold it.
+    period: long-lived processes call `forget_destroyed` now and then.
     """
 
     def __init__(self, provider: Provider) -> None:
@@ -74,6 +74,14 @@ class DataKeys:
             else:
                 for period in periods:
                     self._cache.pop(period, None)
+
+    async def forget_destroyed(self, conn: asyncpg.Connection) -> None:
+        """Drop from memory what is on record as destroyed, by whichever process."""
+        with self._mutex:
+            held = sorted(self._cache)
+        if held:
+            gone = await conn.fetch(_DESTROYED, *_columns(held))
+            self.forget([Period(row["key_class"], row["month"]) for row in gone])
 
     async def load(self, conn: asyncpg.Connection, periods: Iterable[Period]) -> dict[Period, DataKey]:
         """Return the data keys that exist; a period without one, or destroyed, is absent from the result.

@@ -35,6 +35,7 @@ from proxy.disclosure.http import ACCESS, BODY_MAX, CLIENT, Api
 from proxy.disclosure.ports import Guard
 from proxy.disclosure.reader import StoreReader
 from proxy.disclosure.service import Disclosure, Settings
+from proxy.forgetting import Forgetter
 from proxy.health import Check, Health, Refresher
 from proxy.ledger.batch import KEY_CLASSES as LOG_CLASSES
 from proxy.ledger.checkpoints import default_origin
@@ -138,6 +139,7 @@ class Gateway:
         self._app: web.Application | None = None
         self.refresher: Refresher | None = None
         self.provider: FileProvider | None = None
+        self.keys: DataKeys | None = None
 
     def routes(self) -> list[web.AbstractRoute]:
         """Return the public routes."""
@@ -202,9 +204,12 @@ class Gateway:
         classes = KEY_CLASSES | desk.KEY_CLASSES if config.legal_desk else KEY_CLASSES
         provider = self.provider = FileProvider(config.keyring_dir, classes, _observe)
         signing = SigningKeys(config.keyring_dir)
-        keys = DataKeys(provider)
+        keys = self.keys = DataKeys(provider)
         pools = {role: await stack.enter_async_context(_pool(config, role)) for role in POOL_SIZES}
         spending = await stack.enter_async_context(_pool(config, Role.OAUTH, synchronous_commit="off"))
+        forgetter = Forgetter(pools[Role.BILLING], keys)
+        await forgetter.start()
+        stack.push_async_callback(forgetter.stop)
         # The log before anything that could disclose; it refuses a server that acknowledges what is not durable.
         ledger = Ledger(pools[Role.LOG], keys, config.log_group_max)
         await ledger.start()
