@@ -340,10 +340,7 @@ class Intake:
             raise Malformed("targets", "This has to be a list of 1 to 120,000 targets, each a text.")
         if not all(isinstance(line, str) for line in lines):
             raise Malformed("targets", "This has to be a list of 1 to 120,000 targets, each a text.")
-        try:
-            return read_targets(lines, self._guarded)
-        except UnicodeEncodeError:  # a lone surrogate, which JSON can write and UTF-8 cannot
-            raise Malformed("targets", "A target has to be text.") from None
+        return read_targets(lines, self._guarded)
 
     def _addressed(self, case: Case, process: Process, now: datetime) -> Addressed:
         f = process.facts

@@ -1,4 +1,4 @@
-"""The register of cases as PostgreSQL holds it, against a gateway that lies: transitions, two people, what is sealed."""
+"""The register of cases as PostgreSQL holds it, against a gateway that lies: transitions, people, what is sealed."""
 
 from __future__ import annotations
 
