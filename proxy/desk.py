@@ -38,6 +38,7 @@ from proxy.legal.holding import Holding
 from proxy.legal.holds_http import HoldsApi
 from proxy.legal.http import CasesApi, Desk
 from proxy.legal.intake import Intake
+from proxy.legal.production.http import ProductionsApi
 from proxy.legal.production.model import LogPlace
 from proxy.legal.production.service import Productions
 from proxy.legal.reading import DueKind, Reading
@@ -83,10 +84,18 @@ class Ground:
 class LegalDesk:
     """The desk of one gateway; made by :func:`open_desk`."""
 
-    def __init__(self, desk: Desk, holding: Holding, extractions: Extractions, pool: asyncpg.Pool) -> None:
+    def __init__(
+        self,
+        desk: Desk,
+        holding: Holding,
+        extractions: Extractions,
+        made: tuple[Productions, Register, SigningKeys],
+        pool: asyncpg.Pool,
+    ) -> None:
         self._desk = desk
         self._holding = holding
         self._extractions = extractions
+        self._made = made
         self._pool = pool
         self._tasks: list[asyncio.Task[None]] = []
 
@@ -99,6 +108,7 @@ class LegalDesk:
         """Add the routes."""
         CasesApi(self._desk, guard).setup(app)
         HoldsApi(self._holding, guard).setup(app)
+        ProductionsApi(*self._made, guard).setup(app)
 
     def start(self) -> None:
         """Begin with what runs by itself."""
@@ -178,7 +188,7 @@ async def open_desk(stack: AsyncExitStack, ground: Ground, make_pool: MakePool) 
         Reading(register, intake, extracting),
     )
     holding = Holding(register, intake, extractions, ground.provider, ground.keys)
-    desk = LegalDesk(services, holding, extractions, pools[Role.CASES])
+    desk = LegalDesk(services, holding, extractions, (maker, register, ground.signing), pools[Role.CASES])
     stack.push_async_callback(desk.stop)
     return desk
 
