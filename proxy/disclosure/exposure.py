@@ -24,7 +24,7 @@ from pyroaring import BitMap64
 from proxy.disclosure.exposure_count import Tally, by_class
 from proxy.disclosure.exposure_proof import Proved, Prover
 from proxy.disclosure.exposure_store import CountingStore
-from proxy.disclosure.exposure_trail import KINDS, LOOKBACK, Access, Reach, Trail, bears, tag_of
+from proxy.disclosure.exposure_trail import KINDS, LOOKBACK, Access, LegalScope, Reach, Trail, bears, tag_of
 from proxy.disclosure.query import write_time
 from proxy.disclosure.records import read_set
 from proxy.ledger.model import Entry, Kind, OpenedEntry, Tag, new_id, timestamp
@@ -71,8 +71,8 @@ class Gathered:
     """The accesses of a question, taken together."""
 
     groups: dict[Reach, BitMap64] = field(default_factory=dict)
-    where: dict[int, set[str]] = field(default_factory=dict)
-    """Month → the OCNs by which its records were reached."""
+    where: dict[int, set[str] | None] = field(default_factory=dict)
+    """Month → the OCNs by which its records were reached; None: whoever's traffic they are (legal process)."""
     accesses: set[UUID] = field(default_factory=set)
     clients: Counter[str] = field(default_factory=Counter)
     disclosures: int = 0
@@ -92,7 +92,11 @@ class Gathered:
         self.groups.setdefault(access.reach, BitMap64()).update(access.known)
         for scope in access.scopes:
             for month in scope.months():
-                self.where.setdefault(month, set()).update(scope.ocns)
+                held = self.where.setdefault(month, set())
+                if isinstance(scope, LegalScope):
+                    self.where[month] = None
+                elif held is not None:
+                    held.update(scope.ocns)
 
 
 @dataclass(frozen=True, slots=True)
@@ -290,6 +294,9 @@ class Exposure:
             for scope, place, limit in access.remainder():
                 if len(more) >= limit:
                     break
+                if isinstance(scope, LegalScope):
+                    more |= await self._store.extracted(scope)
+                    continue
                 after = place.position if place else None
                 more |= await self._store.remainder(scope, after, access.number, limit - len(more))
             access.known |= more

@@ -28,6 +28,7 @@ from proxy.disclosure.exposure import Exposure, Question, frozen_tag
 from proxy.disclosure.exposure_count import Subscribers, members
 from proxy.disclosure.exposure_proof import Prover
 from proxy.disclosure.exposure_store import CountingStore, Opened
+from proxy.disclosure.exposure_trail import LegalScope
 from proxy.disclosure.records import Ids, RecordSet, bitmap_of, ids_of, portion_of
 from proxy.ledger.model import Entry, Kind, Tag
 from proxy.ledger.search import Search
@@ -140,24 +141,25 @@ class Freezer:
 
     async def _gather(
         self, question: Question, month: int, span: tuple[int, int], progress: Callable[[str, int, int], None]
-    ) -> tuple[list[_Seen], set[str]]:
-        """Return the accesses that may have been shown parties of the month, and the OCNs by which."""
+    ) -> tuple[list[_Seen], set[str] | None]:
+        """Return the accesses that may have been shown parties of the month, and the OCNs by which; None: all."""
         within = BitMap64()
         within.add_range(span[0], span[1] + 1)
         seen: list[_Seen] = []
-        ocns: set[str] = set()
+        ocns: set[str] | None = set()
         async with aclosing(self._exposure.read(question)) as accesses:
             async for access in accesses:
-                reached = {ocn for s in access.scopes if month in s.months() for ocn in s.ocns}
+                scopes = [s for s in access.scopes if month in s.months()]
                 ids = access.known & within
-                if reached and ids and access.reach.parties:
+                if scopes and ids and access.reach.parties:
                     seen.append(_Seen(access.access_id, access.client, access.staff, access.reach.parties, ids))
-                    ocns |= reached
+                    for scope in scopes:
+                        ocns = None if ocns is None or isinstance(scope, LegalScope) else ocns | {*scope.ocns}
                     progress("accesses", len(seen), 0)
         return seen, ocns
 
     async def _number(
-        self, month: int, seen: list[_Seen], ocns: Collection[str], progress: Callable[[str, int, int], None]
+        self, month: int, seen: list[_Seen], ocns: Collection[str] | None, progress: Callable[[str, int, int], None]
     ) -> int:
         """Give each access its subscribers, and only the records that the month really holds; return how many."""
         shown: dict[frozenset[str], BitMap64] = {}

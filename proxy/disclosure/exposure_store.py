@@ -25,6 +25,7 @@ from pyroaring import BitMap64
 from keys.datakeys import DataKey, DataKeys
 from keys.errors import KeyUnavailable
 from keys.provider import Period
+from proxy.disclosure.exposure_trail import LegalScope
 from proxy.disclosure.records import Ids, bitmap_of
 from proxy.disclosure.scope import SIDES, Position, Scope
 from proxy.policy.counting import FIELDS, PARTIES
@@ -42,6 +43,10 @@ _LIST: Final = f"""
 SELECT {_CLEAR} FROM tollgate.batch
 WHERE month = $1 AND (ingress_ocn = ANY ($2) OR egress_ocn = ANY ($3))
     AND last_record_id >= $4 AND first_record_id <= $5 ORDER BY pair_id, last_record_id
+"""
+_LIST_ALL: Final = f"""
+SELECT {_CLEAR} FROM tollgate.batch
+WHERE month = $1 AND last_record_id >= $2 AND first_record_id <= $3 ORDER BY pair_id, last_record_id
 """
 _FETCH: Final = {
     False: "SELECT batch_id, timing FROM tollgate.batch WHERE month = $1 AND batch_id = ANY ($2)",
@@ -115,11 +120,11 @@ class CountingStore:
         async with self._pool.acquire() as conn:
             return {m for m in months if await self._key(conn, DisclosureClass.PARTIES, m)}
 
-    async def records(self, month: int, ocns: Collection[str], wanted: BitMap64) -> AsyncGenerator[Opened]:
-        """Yield the batches of a month, of which any of ``ocns`` is a leg, that hold records of a set."""
+    async def records(self, month: int, ocns: Collection[str] | None, wanted: BitMap64) -> AsyncGenerator[Opened]:
+        """Yield the batches of a month that hold records of a set; of which any of ``ocns`` is a leg, or None: all."""
         if not wanted:
             return
-        codes = [ocn_code(o) for o in ocns]
+        codes = None if ocns is None else [ocn_code(o) for o in ocns]
 
         def meets(r: asyncpg.Record) -> bool:
             return bool(wanted.range_cardinality(r["first_record_id"], r["last_record_id"] + 1))
@@ -128,6 +133,29 @@ class CountingStore:
         async with contextlib.aclosing(self._opened(ask, meets, True)) as batches:
             async for opened in batches:
                 yield opened
+
+    async def extracted(self, scope: LegalScope) -> BitMap64:
+        """Return what an extraction would have held: all that its scope has.
+
+        This role opens no class but timing and parties: where a target is a trunk or an account, whatever the window
+        holds counts.
+        """
+        found = BitMap64()
+        targets = scope.targets
+        numbers = targets.classes <= {DisclosureClass.PARTIES}
+        start = Position(0, 0, 0)
+        for month in scope.months():
+            ask = month, None, None, 1, scope.as_of
+            pieces = self._opened(ask, functools.partial(_reaches, scope, start), numbers)
+            async with contextlib.aclosing(pieces) as batches:
+                async for opened in batches:
+                    mask = (opened.ids <= scope.as_of) & (opened.started_us >= scope.start_us)
+                    mask &= opened.started_us < scope.end_us
+                    if numbers and opened.table is not None:
+                        columns_of = {n: opened.table.column(n) for n in opened.table.schema.names}
+                        mask &= targets.match(columns_of, len(mask))
+                    found |= bitmap_of(np.sort(opened.ids[mask]))
+        return found
 
     async def remainder(self, scope: Scope, after: Position | None, number: str | None, limit: int) -> BitMap64:
         """Return what an answer would have held after a place: the first ``limit`` records of its scope, in order."""
@@ -162,11 +190,15 @@ class CountingStore:
         return None
 
     async def _opened(
-        self, ask: tuple[int, list[int], list[int], int, int], meets: Callable[[asyncpg.Record], bool], parties: bool
+        self,
+        ask: tuple[int, list[int] | None, list[int] | None, int, int],
+        meets: Callable[[asyncpg.Record], bool],
+        parties: bool,
     ) -> AsyncGenerator[Opened]:
-        month = ask[0]
+        month, ingress, *_ = ask
         async with self._month(month) as conn:
-            todo = [r for r in await conn.fetch(_LIST, *ask) if meets(r)]
+            listed = conn.fetch(_LIST, *ask) if ingress is not None else conn.fetch(_LIST_ALL, month, *ask[3:])
+            todo = [r for r in await listed if meets(r)]
             if not todo:
                 return
             wanted = [DisclosureClass.TIMING] + [DisclosureClass.PARTIES] * parties
@@ -196,7 +228,7 @@ def _open(
     return Opened(int64s(timing, "record_id"), int64s(timing, "started_at"), legs, found.get(DisclosureClass.PARTIES))
 
 
-def _reaches(scope: Scope, start: Position, r: asyncpg.Record) -> bool:
+def _reaches(scope: Scope | LegalScope, start: Position, r: asyncpg.Record) -> bool:
     place = r["pair_id"], r["last_record_id"]
     inside = r["first_start"] < scope.end_us and r["last_start"] >= scope.start_us
     return bool(inside and place > (start.pair_id, start.record_id))

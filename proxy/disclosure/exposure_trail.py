@@ -21,13 +21,17 @@ from proxy.disclosure import plan
 from proxy.disclosure.plan import Place, place_of
 from proxy.disclosure.query import read_time
 from proxy.disclosure.records import RecordsError, read_set
-from proxy.disclosure.scope import Scope
+from proxy.disclosure.scope import Scope, months_of
+from proxy.disclosure.targets import Targets
 from proxy.ledger.model import Kind, LedgerBroken, OpenedEntry, Tag
 from proxy.policy import Action, OcnWindow, Permit, Purpose
 from proxy.policy.counting import PARTIES, Subject, SubjectKind
-from schema.fields import DisclosureClass
+from proxy.store.planes import FormatError
+from schema.fields import BY_NAME, DisclosureClass
 
 KINDS: Final = (Kind.ACCESS_INTENT, Kind.ACCESS_PROGRESS, Kind.ACCESS_OUTCOME, Kind.ACCESS_DENIED)
+NO_LIMIT: Final = 1 << 62
+"""An extraction takes all that its scope holds."""
 LOOKBACK: Final = timedelta(days=1)
 """An access that began so long before a time range may still have been running in it."""
 
@@ -63,6 +67,21 @@ class Reach:
     parties: frozenset[str]
 
 
+@dataclass(frozen=True, slots=True)
+class LegalScope:
+    """What an extraction's intent pins: the records of its targets in its window, whoever's traffic they are."""
+
+    targets: Targets
+    start_us: int
+    end_us: int
+    as_of: int
+    after_id: int = 0
+
+    def months(self) -> list[int]:
+        """Return the months (yyyymm) of the window, in order."""
+        return months_of(self.start_us, self.end_us)
+
+
 @dataclass(slots=True)
 class Access:
     """One access, as far as its entries have been read."""
@@ -74,7 +93,7 @@ class Access:
     opened_at: datetime | None = None
     last_at: datetime | None = None
     reach: Reach = Reach(frozenset(), frozenset())
-    scopes: tuple[Scope, ...] = ()
+    scopes: tuple[Scope | LegalScope, ...] = ()
     number: str | None = None
     start: Place | None = None
     limit: int = 0
@@ -97,7 +116,7 @@ class Access:
         """Whether the sets say all that was shown."""
         return self.ended and not self.lost
 
-    def remainder(self) -> Iterator[tuple[Scope, Place | None, int]]:
+    def remainder(self) -> Iterator[tuple[Scope | LegalScope, Place | None, int]]:
         """Yield what else counts: each scope in order, the place in it after which, and the limit of all of them."""
         first = self.start if self.lost else self.place or self.start
         limit = self.limit if self.lost else self.limit - self.rows
@@ -120,7 +139,7 @@ class Access:
                 self._intent(entry)
             else:
                 self._sent(entry)
-        except (LookupError, TypeError, ValueError) as error:
+        except (LookupError, TypeError, ValueError, FormatError) as error:
             what = (
                 str(error) if isinstance(error, RecordsError) else f"its {entry.kind.value} does not say what it must"
             )
@@ -131,6 +150,9 @@ class Access:
         if entry.request is None or entry.records is None:
             return
         request, pinned = entry.request, {**entry.request, **entry.records}
+        if request["purpose"] == Purpose.LEGAL:
+            self._legal(pinned)
+            return
         permit = permit_of(request)
         after_id, as_of = int(pinned["after_id"]), int(pinned["as_of"])
         self.scopes = tuple(plan.scope(s, permit, after_id, as_of) for s in plan.segments(permit))
@@ -141,6 +163,16 @@ class Access:
         self.number = request.get("number")
         self.start = place_of(pinned["place"]) if pinned["place"] else None
         self.limit = int(request["limit"])
+        self.readable = True
+
+    def _legal(self, pinned: Mapping[str, Any]) -> None:
+        """Take the intent of an extraction (proxy/disclosure/orders.py): every carrier's records, of some targets."""
+        start, end = _time(pinned["from"]), _time(pinned["to"])
+        self.scopes = (LegalScope(Targets.read(pinned["targets"]), start, end, int(pinned["as_of"])),)
+        shown = frozenset(pinned["fields"])
+        classes = {BY_NAME[name].disclosure_class.value for name in shown}
+        self.reach = Reach(frozenset(classes), frozenset(PARTIES) & shown)
+        self.limit = NO_LIMIT
         self.readable = True
 
     def _sent(self, entry: OpenedEntry) -> None:
