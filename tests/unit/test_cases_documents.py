@@ -1,0 +1,116 @@
+"""Documents: what is no PDF, what is one and more, and bombs; looked at in a process of its own."""
+
+from __future__ import annotations
+
+import io
+import zlib
+from collections.abc import AsyncIterator, Callable
+
+import pytest
+from pypdf import PdfWriter
+from pypdf.actions import JavaScript
+from pypdf.generic import ArrayObject, DictionaryObject, NameObject, NumberObject, StreamObject, TextStringObject
+
+from proxy.legal.documents import LENGTH_MAX, TooLarge, inspect
+from proxy.legal.model import Refused
+from tests.support.cases import parts, pdf
+
+
+def changed(change: Callable[[PdfWriter], object]) -> bytes:
+    """A document of one page with something else in it."""
+    writer = PdfWriter(clone_from=io.BytesIO(pdf()))
+    change(writer)
+    out = io.BytesIO()
+    writer.write(out)
+    return out.getvalue()
+
+
+def stream(writer: PdfWriter, name: str, data: bytes, filters: int = 1) -> None:
+    """Put a stream into the document that is coded so often."""
+    made = StreamObject()
+    made._data = data
+    names = ArrayObject([NameObject("/FlateDecode")] * filters)
+    made[NameObject("/Filter")] = names
+    made[NameObject("/Length")] = NumberObject(len(data))
+    writer.root_object[NameObject(f"/{name}")] = writer._add_object(made)
+
+
+def bomb(writer: PdfWriter) -> None:
+    stream(writer, "B", zlib.compress(bytes(1 << 28), 9))
+
+
+def nested(writer: PdfWriter) -> None:
+    data = bytes(1 << 27)
+    for _ in range(3):
+        data = zlib.compress(data, 9)
+    stream(writer, "B", data, 3)
+
+
+def many(writer: PdfWriter) -> None:
+    data = zlib.compress(bytes(60 << 20), 9)
+    for n in range(6):
+        stream(writer, f"B{n}", data)
+
+
+def deep(writer: PdfWriter) -> None:
+    inner: DictionaryObject = DictionaryObject()
+    for _ in range(300):
+        inner = DictionaryObject({NameObject("/K"): inner})
+    writer.root_object[NameObject("/Deep")] = inner
+
+
+def launch(writer: PdfWriter) -> None:
+    action = DictionaryObject({NameObject("/S"): NameObject("/Launch"), NameObject("/F"): TextStringObject("a.exe")})
+    writer.root_object[NameObject("/OpenAction")] = action
+
+
+@pytest.mark.parametrize(
+    ("rule", "data"),
+    [
+        ("not_pdf", b""),
+        ("not_pdf", b"%PD"),
+        ("not_pdf", b"PK\x03\x04" + bytes(1000)),
+        ("not_pdf", b"<html>" + pdf()),
+        ("unreadable", b"%PDF-1.7\n" + b"x" * 1000),
+        ("unreadable", pdf()[:400]),
+        ("encrypted", changed(lambda w: w.encrypt("secret"))),
+        ("bomb", changed(bomb)),
+        ("bomb", changed(nested)),
+        ("bomb", changed(many)),
+    ],
+    ids=lambda x: x if isinstance(x, str) else "",
+)
+async def test_what_is_not_taken(rule: str, data: bytes) -> None:
+    with pytest.raises(Refused) as error:
+        await inspect(parts(data))
+    assert error.value.rule == f"document.{rule}"
+
+
+@pytest.mark.parametrize(
+    ("findings", "data"),
+    [
+        ((), pdf()),
+        (("javascript",), changed(lambda w: w.add_open_action(JavaScript("app.alert(1)")))),
+        (("attachment",), changed(lambda w: w.add_attachment("a.txt", b"a"))),
+        (("launch", "open_action"), changed(launch)),
+        ((), changed(deep)),
+    ],
+)
+async def test_what_is_taken_is_told_what_it_has(findings: tuple[str, ...], data: bytes) -> None:
+    looked = await inspect(parts(data, 7))
+    assert (looked.pages, looked.findings, looked.data) == (1, findings, data)
+
+
+async def test_nothing_is_held_of_what_is_too_large() -> None:
+    taken = 0
+
+    async def endless() -> AsyncIterator[bytes]:
+        nonlocal taken
+        yield b"%PDF-1.7\n"
+        while True:
+            taken += 1 << 20
+            yield bytes(1 << 20)
+
+    with pytest.raises(TooLarge):
+        await inspect(endless())
+    assert taken <= LENGTH_MAX + (1 << 20)
