@@ -37,6 +37,7 @@ from proxy.cli import embedded
 
 ROOT = Path(__file__).resolve().parents[2]
 DATA = Path(__file__).resolve().parent / "data"
+PROVIDER = Path(__file__).resolve().parent / "provider.py"
 TOLLGATE = str(Path(sys.executable).with_name("tollgate"))
 WINDOW = ("--from", "2026-11-01", "--to", "2026-12-01")
 
@@ -51,6 +52,8 @@ CARRIERS = (
     ("example-c", "Example Carrier C", ("1003",)),
     ("example-d", "Example Carrier D", ("2001", "2002")),
 )
+
+STAFF_ENVIRONMENT = ("TOLLGATE_SESSION", "TOLLGATE_OIDC_ISSUER", "TOLLGATE_OIDC_CLIENT_ID", "TOLLGATE_OIDC_CA")
 
 out = Console(highlight=False, soft_wrap=True)
 
@@ -84,7 +87,7 @@ def free_port(wanted: int = 0) -> int:
 class Demo:
     """One run in one directory."""
 
-    def __init__(self, folder: Path, port: int, metrics_port: int) -> None:
+    def __init__(self, folder: Path, port: int, metrics_port: int, provider_port: int) -> None:
         self.folder = folder
         self.home = folder / "home"
         self.issuer = f"https://localhost:{port}"
@@ -95,6 +98,13 @@ class Demo:
         self.environment["TOLLGATE_HOME"] = str(self.home)
         if not sys.stdout.isatty():
             self.environment["COLUMNS"] = "110"
+        self.environment |= {
+            "DEMO_PROVIDER_PORT": str(provider_port),
+            "TOLLGATE_OIDC_ISSUER": f"https://localhost:{provider_port}",
+            "TOLLGATE_OIDC_CLIENT_ID": "tollgate",
+            "TOLLGATE_OIDC_CA": str(folder / "provider" / "ca.pem"),
+            "TOLLGATE_CA": "home/tls/ca.pem",
+        }
         self.gateway: subprocess.Popen[str] | None = None
         self.pulled: dict[str, Any] = {}
 
@@ -106,13 +116,17 @@ class Demo:
         typed = [a for a in args if a != "--json"]
         out.print(f"[dim]$ tollgate {escape(shlex.join(typed))}[/]")
 
-    def tollgate(self, *args: str, code: int = 0, show: bool = True) -> str:
-        """Run a command and return its stdout; what it tells people goes to the terminal."""
+    def tollgate(self, *args: str, code: int = 0, show: bool = True, typed: str | None = None) -> str:
+        """Run a command and return its stdout; what it tells people goes to the terminal.
+
+        ``typed`` is what the person answers; without ``show`` what people are told is left out too.
+        """
         if show:
             self.shown(*args)
         done = subprocess.run(
-            [TOLLGATE, *args], env=self.environment, cwd=self.folder, text=True, check=False, stdout=subprocess.PIPE
-        )
+            [TOLLGATE, *args], env=self.environment, cwd=self.folder, text=True, check=False, stdout=subprocess.PIPE,
+            input=typed, stderr=None if show else subprocess.DEVNULL,
+        )  # fmt: skip
         check(done.returncode == code, f"`tollgate {args[0]}` ended with {done.returncode}, not {code}")
         return done.stdout
 
@@ -127,7 +141,7 @@ class Demo:
             [TOLLGATE, *args], env=self.environment, cwd=self.folder, text=True, check=False, capture_output=True
         )
         out.print(escape(done.stderr.strip()), style="yellow")
-        check(done.returncode == 1, f"a pull that must be refused ended with {done.returncode}")
+        check(done.returncode == 1, f"what must be refused ended with {done.returncode}")
         check(says in done.stderr, f"the refusal does not say {says!r}")
 
     def connection(self, carrier: str) -> dict[str, str]:
@@ -154,23 +168,85 @@ class Demo:
         port, metrics_port = map(str, self.ports)
         self.tollgate("init", "--issuer", self.issuer, "--port", port, "--metrics-port", metrics_port)
 
+    @contextlib.contextmanager
+    def provider(self) -> Iterator[None]:
+        """The company's OpenID provider, or what stands for it, until the end of the block."""
+        heading("Staff sign in at the company's OpenID provider (here: a mock of one)")
+        out.print("[dim]$ python provider.py serve provider &[/]")
+        with open(self.folder / "provider.log", "w", encoding="utf-8") as log:
+            running = subprocess.Popen(
+                [sys.executable, str(PROVIDER), "serve", "provider"], env=self.environment, cwd=self.folder,
+                stdout=log, stderr=log, start_new_session=True,
+            )  # fmt: skip
+            try:
+                yield
+            finally:
+                running.terminate()
+                running.wait(timeout=30)
+
+    def operators(self) -> None:
+        """The first two operators are named by the set-up, which is then over."""
+        for number, name in enumerate(("First Operator", "Second Operator"), 1):
+            who = f"operator-{number}"
+            self.tollgate("staff", "bootstrap", who, "--subject", who, "--name", name, "--course", "CPNI at hire")
+        self.refused("staff", "bootstrap", "operator-3", "--subject", "operator-3", "--name", "Third Operator",
+                     "--course", "CPNI at hire", says="two operators are active")  # fmt: skip
+
+    def staff(self, who: str, show: bool = True) -> None:
+        """Give the commands as this member of staff from now on."""
+        self.environment["TOLLGATE_SESSION"] = f"sessions/{who}"
+        if show:
+            out.print(f"[dim]$ export TOLLGATE_SESSION=sessions/{who}[/]")
+
+    def sign_in(self, who: str) -> None:
+        """Sign in, as `tollgate login` does with a browser."""
+        self.staff(who)
+        nonce = self.tollgate("login", "--nonce").strip()
+        out.print(f"[dim]$ python provider.py token provider {who} {escape(nonce)} | tollgate login --assertion -[/]")
+        done = subprocess.run(
+            [sys.executable, str(PROVIDER), "token", "provider", who, nonce], env=self.environment, cwd=self.folder,
+            text=True, check=False, stdout=subprocess.PIPE,
+        )  # fmt: skip
+        check(done.returncode == 0, f"the provider gave {who} no ID token")
+        done = subprocess.run(
+            [TOLLGATE, "login", "--assertion", "-"], env=self.environment, cwd=self.folder, text=True, check=False,
+            input=done.stdout,
+        )  # fmt: skip
+        check(done.returncode == 0, f"{who} is not signed in")
+
     def register(self) -> None:
-        """Carriers, agreements, clients with keys of their own making."""
-        heading("Carriers, agreements with a CPNI clause, clients with their own keys")
+        """Carriers, agreements, clients with keys of their own making: one operator proposes, another approves."""
+        heading("Two operators: one proposes whatever widens access, the other approves it")
+        self.sign_in("operator-2")
+        self.sign_in("operator-1")
+        why = ("--reason", "interconnection of 2026")
+        proposed = []
         for carrier, name, ocns in CARRIERS:
             owned = [part for ocn in ocns for part in ("--ocn", f"{ocn}:2026-01-01")]
-            self.tollgate("carrier", "add", carrier, "--name", name, *owned)
+            proposed.append(self.tollgate("carrier", "add", carrier, "--name", name, *owned, *why).strip())
         for number, carrier in enumerate(("example-a", "example-d"), 1):
-            self.tollgate(
+            agreed = self.tollgate(
                 "agreement", "add", f"ICA-2026-{number:03d}", "--carrier", carrier, "--from", "2026-01-01",
-                "--cpni-clause", "section 9 (billing of interconnected traffic)",
+                "--cpni-clause", "section 9 (billing of interconnected traffic)", *why,
             )  # fmt: skip
             jwk = self.tollgate("pull", "keygen", "--out", f"{carrier}.pem")
             (self.folder / f"{carrier}.jwk").write_text(jwk)
-            self.tollgate(
+            client = self.tollgate(
                 "client", "add", f"billing-{carrier}", "--carrier", carrier, "--jwks",
-                f"{carrier}.jwk", "--network", "127.0.0.0/8", "--network", "::1/128",
+                f"{carrier}.jwk", "--network", "127.0.0.0/8", "--network", "::1/128", *why,
             )  # fmt: skip
+            proposed += [agreed.strip(), client.strip()]
+        heading("Refused: whoever proposes does not approve")
+        found = json.loads(self.tollgate("change", "show", proposed[0], "--json", show=False))
+        self.refused("change", "approve", proposed[0], "--digest", found["digest"], says="cannot decide it")
+        heading("The second operator looks, and approves: then it is so")
+        self.staff("operator-2")
+        self.tollgate("change", "approve", proposed[0], typed="y\n")
+        out.print("\nAnd so for the other seven.")
+        self.tollgate("change", "approve", *proposed[1:], typed="y\n" * 7, show=False)
+        left = self.json("change", "list", "--state", "proposed")
+        check(left == [], f"{len(left)} changes are still open")
+        self.tollgate("carrier", "list")
 
     def ingest(self) -> None:
         """The files of two switches; the same file again changes nothing."""
@@ -282,6 +358,8 @@ class Demo:
         check(kinds["token.refused"] >= 1, "the refused token is not on record")
         check(kinds["log.read"] >= 2, "looks at the log are not on record")
         check(kinds["store.ingest"] >= 2, "the ingests are not on record")
+        check(kinds["change.state"] == 17, "eight proposals, eight approvals and a refused one are not on record")
+        check(kinds["registry.change"] == 10, "two operators and eight changes made are not on record")
         index = [entry["index"] for entry in entries]
         check(index == list(range(index[0], index[0] + len(index))), "the log has a gap")
         outcomes = [e["outcome"] for e in entries if e["kind"] == "access.outcome"]
@@ -385,6 +463,8 @@ class Demo:
             "tollgate log show",
             "tollgate log fsck",
             "tollgate store status",
+            f"export {' '.join(f'{name}={shlex.quote(self.environment[name])}' for name in STAFF_ENVIRONMENT)}",
+            "tollgate change list",
             "tollgate client disable billing-example-a --reason 'trying it'",
         )
         for line in lines:
@@ -408,21 +488,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
     sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
     if chosen.once:
         folder = chosen.keep or Path(tempfile.mkdtemp(prefix="tollgate-demo-"))
-        demo = Demo(folder, free_port(), free_port())
+        demo = Demo(folder, free_port(), free_port(), free_port())
     else:
         folder = chosen.keep or ROOT / "build" / "demo"
         shutil.rmtree(folder, ignore_errors=True)
-        demo = Demo(folder, free_port(8443), free_port(9464))
+        demo = Demo(folder, free_port(8443), free_port(9464), free_port(9400))
     folder.mkdir(parents=True, exist_ok=True)
     try:
         demo.set_up()
-        demo.register()
-        demo.ingest()
-        with demo.serving():
-            demo.run()
-            if not chosen.once:
-                demo.next_commands()
-                stay(demo)
+        with demo.provider():
+            demo.operators()
+            with demo.serving():
+                demo.register()
+                demo.ingest()
+                demo.run()
+                if not chosen.once:
+                    demo.next_commands()
+                    stay(demo)
     except StepFailedError as error:
         out.print(f"\n[bold red]The demo failed:[/] {escape(str(error))}")
         log = folder / "gateway.log"

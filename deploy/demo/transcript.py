@@ -25,7 +25,10 @@ _STAND_INS = (
     (r"/\S*tollgate-demo-\w+/", ""),
     (r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", "01a1fe92-561d-789b-bffe-7cb763805959"),
     (r"\b[0-9a-f]{64}\b", "6cbeaba80152a3ba…"),
-    (r"with key \S{43} ", "with key 0TEM6F5Ox3xO… "),
+    (r"(?<![\w-])[\w-]{43}(?![\w-])", "0TEM6F5Ox3xO…"),
+    (r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d+\+00:00", "2026-11-21T14:46:06.819+00:00"),
+    (r"approves it by \d{4}-\d\d-\d\d", "approves it by 2026-11-28"),
+    (r"trained until \d{4}-\d\d-\d\d", "trained until 2027-11-21"),
     (r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d+Z", "2026-11-21T14:46:06.819Z"),
     (r"[ \t]+$", ""),
 )

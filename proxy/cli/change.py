@@ -94,7 +94,7 @@ def change_approve(change_ids: tuple[str, ...], digest: str | None) -> None:
         if seen is None:
             found = ask("GET", path)
             _print(found)
-            click.confirm("Approve this, and make it so?", abort=True, err=True)
+            click.confirm("Approve this?", abort=True, err=True)
             seen = found["digest"]
         made = ask("POST", path + "/approval", {"digest": seen})
         said(f"{made['kind']} approved and made")

@@ -217,4 +217,4 @@ def init(
     if as_json:
         emit({"home": str(home), "issuer": config.issuer, "steps": steps.done})
         return
-    console.print("\nReady. Next: register a carrier (`tollgate carrier add --help`), ingest files, `tollgate serve`.")
+    console.print("\nReady. Next: name two operators (`tollgate staff bootstrap --help`), then `tollgate serve`.")

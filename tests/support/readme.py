@@ -22,10 +22,11 @@ def blocks(kinds: set[str]) -> list[str]:
 
 def run(folder: Path, script: str, **environment: str) -> subprocess.CompletedProcess[str]:
     """Run a script in ``folder`` as a person would at the top of the repository, on free ports instead of the fixed."""
-    port, metrics_port = free_port(), free_port()
+    port, metrics_port, provider_port = free_port(), free_port(), free_port()
     script = script.replace("localhost:8443", f"localhost:{port}").replace(
         "127.0.0.1:9464", f"127.0.0.1:{metrics_port}"
     )
+    script = script.replace("localhost:9400", f"localhost:{provider_port}")
     if not (folder / "deploy").exists():
         (folder / "deploy").symlink_to(ROOT / "deploy")
     # A job in the background is part of the blocks (`tollgate serve &`): it has to end well at SIGTERM, too.
@@ -36,6 +37,7 @@ def run(folder: Path, script: str, **environment: str) -> subprocess.CompletedPr
         "TOLLGATE_ISSUER": f"https://localhost:{port}",
         "TOLLGATE_LISTEN_PORT": str(port),
         "TOLLGATE_METRICS_PORT": str(metrics_port),
+        "DEMO_PROVIDER_PORT": str(provider_port),
     }
     return subprocess.run(
         ["bash", "-x", "-c", begin + script + end], cwd=folder, env=plain_environment(**extra, **environment),
