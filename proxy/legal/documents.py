@@ -53,6 +53,8 @@ _SAYS = {
 class TooLarge(CaseError):  # noqa: N818
     """More than 25 MiB."""
 
+    code = "document.too_large"
+
 
 @dataclass(frozen=True, slots=True)
 class Looked:

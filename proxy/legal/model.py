@@ -12,7 +12,7 @@ import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, ClassVar
 from uuid import UUID
 
 from proxy.legal.states import Action, Capacity, CaseState
@@ -31,6 +31,9 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 class CaseError(Exception):
     """Base of what goes wrong with a case; ``says`` is a fixed sentence for the caller."""
 
+    code: ClassVar[str] = "case.malformed"
+    """What the log calls it."""
+
     def __init__(self, says: str) -> None:
         super().__init__(says)
         self.says = says
@@ -39,13 +42,19 @@ class CaseError(Exception):
 class NoSuchCase(CaseError):  # noqa: N818
     """There is none, or not for this person."""
 
+    code = "case.none"
+
 
 class WrongState(CaseError):  # noqa: N818
     """The action is not allowed in the state the case is in."""
 
+    code = "case.state"
+
 
 class Stale(CaseError):  # noqa: N818
     """The case has moved since the caller last saw it."""
+
+    code = "case.stale"
 
 
 class Refused(CaseError):  # noqa: N818

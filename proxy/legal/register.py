@@ -229,7 +229,7 @@ class Register:
         Raises:
             LedgerUnavailable: the log cannot be written.
         """
-        rule = refusal.rule if isinstance(refusal, Refused) else _code(refusal)
+        rule = refusal.rule if isinstance(refusal, Refused) else refusal.code
         request: dict[str, JSON] = {
             "case": case_id,
             "action": action.value if isinstance(action, Action) else action,
@@ -272,7 +272,3 @@ def _actor(who: StaffGrant | None) -> Mapping[str, JSON]:
 
 def _tags(who: StaffGrant | None) -> tuple[Tag, ...]:
     return () if who is None else who.tags()
-
-
-def _code(error: CaseError) -> str:
-    return {NoSuchCase: "case.none", WrongState: "case.state", Stale: "case.stale"}.get(type(error), "case.malformed")
