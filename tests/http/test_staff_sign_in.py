@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from datetime import date, timedelta
 from pathlib import Path
@@ -13,6 +13,7 @@ from typing import Any
 
 import asyncpg
 import pytest
+from aiohttp import web
 
 from proxy.ledger.model import Kind
 from proxy.oauth import staffprovider
@@ -384,33 +385,57 @@ async def test_keys_that_change_at_the_provider(world: World, monkeypatch: pytes
     assert (await who.exchange())[0] == 400
 
 
-BROKEN: list[tuple[str, str, Any]] = [
-    ("away", "/jwks", (503, b"", {})),
-    ("no JSON", "/jwks", (200, b"keys", {})),
-    ("no set", "/jwks", (200, b'{"keys":7}', {})),
-    ("too large", "/jwks", (200, b'{"keys":[' + b" " * 300_000 + b"]}", {})),
-    ("elsewhere", "/jwks", (302, b"", {"Location": "https://elsewhere.example/jwks"})),
-    ("another issuer", staffprovider.WELL_KNOWN, (200, b'{"issuer":"https://x.example","jwks_uri":"https://x"}', {})),
-    ("keys in the clear", staffprovider.WELL_KNOWN, "http"),
-    ("no JSON at all", staffprovider.WELL_KNOWN, (200, b"\xff", {})),
+def _keys(provider: Own) -> bytes:
+    return json.dumps({"keys": [key.public for key in provider.keys]}).encode()
+
+
+def _metadata(provider: Own, **change: str) -> Any:
+    said = {"issuer": provider.issuer, "jwks_uri": provider.issuer + "/jwks"} | change
+    return (200, json.dumps(said).encode(), {})
+
+
+# What is wrong, and the pages that say so; all else of the provider is right, and the right keys are to be had.
+BROKEN: list[tuple[str, Callable[[Own, str], dict[str, Any]]]] = [
+    ("away", lambda own, _: {"/jwks": (503, _keys(own), {})}),
+    ("no JSON", lambda own, _: {"/jwks": (200, b"keys", {})}),
+    ("no set", lambda own, _: {"/jwks": (200, b'{"keys":7}', {})}),
+    ("no keys", lambda own, _: {"/jwks": (200, b"{}", {})}),
+    ("doubled keys", lambda own, _: {"/jwks": (200, b'{"keys":[],' + _keys(own)[1:], {})}),
+    ("too large", lambda own, _: {"/jwks": (200, _keys(own) + b" " * 300_000, {})}),
+    ("elsewhere", lambda own, _: {"/jwks": (302, b"", {"Location": "/other"}), "/other": (200, _keys(own), {})}),
+    ("another issuer", lambda own, _: {staffprovider.WELL_KNOWN: _metadata(own, issuer="https://login.other.example")}),
+    ("keys in the clear", lambda own, plain: {staffprovider.WELL_KNOWN: _metadata(own, jwks_uri=plain)}),
+    ("no JSON at all", lambda own, _: {staffprovider.WELL_KNOWN: (200, b"\xff", {})}),
 ]
 
 
-@pytest.mark.parametrize(("path", "page"), [(p, v) for _, p, v in BROKEN], ids=[n for n, _, _ in BROKEN])
-async def test_a_provider_that_is_not_one(world: World, monkeypatch: pytest.MonkeyPatch, path: str, page: Any) -> None:
+@pytest.mark.parametrize("pages", [make for _, make in BROKEN], ids=[name for name, _ in BROKEN])
+async def test_a_provider_that_is_not_one(
+    world: World, monkeypatch: pytest.MonkeyPatch, pages: Callable[[Own, str], dict[str, Any]]
+) -> None:
     who, provider = await world.handler(), world.provider
-    if page == "http":
-        said = {"issuer": provider.issuer, "jwks_uri": provider.issuer.replace("https", "http") + "/jwks"}
-        page = (200, json.dumps(said).encode(), {})
-    provider.pages[path] = page
-    status, body = await who.exchange()
-    assert (status, body["error"]) == (503, "temporarily_unavailable")
-    provider.pages.clear()
-    assert (await who.exchange())[0] == 503  # it is asked again only after a while
-    monkeypatch.setattr(staffprovider, "RETRY_S", 0.0)
-    assert (await who.exchange())[0] == 200
-    provider.pages[path] = page  # what is known is enough for a while
-    assert (await who.exchange())[0] == 200
+
+    async def in_the_clear(_: web.Request) -> web.Response:
+        return web.Response(body=_keys(provider))
+
+    app = web.Application()
+    app.router.add_get("/jwks", in_the_clear)
+    runner = web.AppRunner(app, access_log=None)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    wrong = pages(provider, f"http://127.0.0.1:{runner.addresses[0][1]}/jwks")
+    try:
+        provider.pages.update(wrong)
+        status, body = await who.exchange()
+        assert (status, body["error"]) == (503, "temporarily_unavailable")
+        provider.pages.clear()
+        assert (await who.exchange())[0] == 503  # it is asked again only after a while
+        monkeypatch.setattr(staffprovider, "RETRY_S", 0.0)
+        assert (await who.exchange())[0] == 200
+        provider.pages.update(wrong)  # what is known is enough for a while
+        assert (await who.exchange())[0] == 200
+    finally:
+        await runner.cleanup()
 
 
 async def test_a_provider_under_another_certificate_is_none(database: Database, tmp_path: Path) -> None:
