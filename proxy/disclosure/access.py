@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Sequence
 from concurrent.futures import Executor
 from contextlib import asynccontextmanager
 from threading import Lock
@@ -18,6 +18,8 @@ from proxy.store.batches import LEGS
 from schema.fields import DisclosureClass, ocn_code
 
 T = TypeVar("T")
+
+_SHREDDED = "SELECT key_class FROM tollgate.data_key_destroyed WHERE month = $1 AND key_class = ANY ($2)"
 
 
 class Access:
@@ -43,6 +45,31 @@ class Access:
         wanted = scope.classes | {DisclosureClass.TIMING} | {LEGS[SIDES[s]] for s in scope.sides}
         found = await self.keys_of([Period(c.value, month) for c in wanted])
         return {DisclosureClass(p.key_class): key for p, key in found.items()}
+
+    async def shredded(self, month: int, classes: Collection[DisclosureClass]) -> set[DisclosureClass]:
+        """Return which of some classes of a month were shredded: no key, and on record as destroyed.
+
+        Where a key is in memory, the database is not asked.
+        """
+        wanted = [Period(c.value, month) for c in classes]
+        missing = [p for p in wanted if self._keys.cached(p) is None]
+        if not missing:
+            return set()
+        async with self.pool.acquire() as conn:
+            rows = await conn.fetch(_SHREDDED, month, [p.key_class for p in missing])
+        return {DisclosureClass(row["key_class"]) for row in rows}
+
+    async def drop_shredded(
+        self, month: int, blobs: Sequence[dict[DisclosureClass, bytes]], keys: Collection[DisclosureClass]
+    ) -> None:
+        """Take out of what was fetched the classes that were shredded: their columns are empty from then on.
+
+        A class whose key is missing for another reason stays: opening it says so.
+        """
+        if missing := {cls for found in blobs for cls in found} - set(keys):
+            for cls in await self.shredded(month, missing):
+                for found in blobs:
+                    found.pop(cls, None)
 
     async def keys_of(self, periods: Sequence[Period]) -> dict[Period, DataKey]:
         """Return data keys, from the cache where it has them all."""

@@ -63,6 +63,8 @@ class Lookup:
 
     async def listed(self, position: Position) -> list[Listed]:
         month = position.month
+        if await self._access.shredded(month, [DisclosureClass.TIMING, DisclosureClass.PARTIES]):
+            return []  # no number can be compared
         if self._chunks is None:
             self._chunks = await self._hits(self._scope.months())
         elif month == self._month:  # asked again: a roll has moved things
@@ -136,6 +138,7 @@ class Lookup:
         if pieces is None:
             return None
         keys = await self._access.class_keys(self._scope, month)
+        await self._access.drop_shredded(month, [p.sealed for p in pieces], keys)
         return partial(_open_pieces, self._scope, pieces, keys, self._number)
 
 

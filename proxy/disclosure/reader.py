@@ -120,6 +120,8 @@ class _Whole:
 
     async def listed(self, position: Position) -> list[Listed]:
         scope = self._scope
+        if await self._access.shredded(position.month, [DisclosureClass.TIMING]):
+            return []  # which records there were, nobody can say
         async with self._access.permitted(scope, [position.month]) as conn:
             rows = await conn.fetch(
                 LIST,
@@ -151,6 +153,7 @@ class _Whole:
         if len(found) != len(group):
             return None
         keys = await self._access.class_keys(self._scope, month)
+        await self._access.drop_shredded(month, [b.blobs for b in found.values()], keys)
         return partial(_open_batches, self._access.turn, self._scope, [found[b.batch_id] for b in group], keys)
 
 

@@ -324,3 +324,20 @@ async def test_the_log_is_searched_by_a_number_in_a_body_alone(d: Desk) -> None:
         assert (await privacy.ask("GET", "/v1/exposure" + query)).status == 400, query
     for query in ("", f"?{PERIOD}", "?reason=x&from=2026-02-01&to=2026-01-01", f"?{PERIOD}&reason=x&bands=7"):
         assert (await privacy.ask("GET", "/v1/reports/transparency" + query)).status == 400, query
+
+
+async def test_a_carrier_is_given_what_is_left_of_a_shredded_month(d: Desk) -> None:
+    peer = await d.world.peer()
+    window = {"from": "2024-07-01T00:00:00Z", "to": "2024-08-01T00:00:00Z"}
+    path = f"/v1/cdrs?from={window['from']}&to={window['to']}"
+    whole = await d.world.pull(peer, path)
+    await freeze(d)
+    await shred(d, "routing", "ingress_leg")
+    left = await d.world.pull(peer, path)
+    gone = ("switch_id", "ingress_trunk", "ingress_rate")
+    assert all(row[name] is not None for row in whole for name in gone)
+    assert left == [row | {n: None for n in row if n in gone or n.startswith("ingress_")} for row in whole]
+    await freeze(d)
+    await shred(d, "parties", "timing")
+    assert await d.world.pull(peer, path) == []
+    assert await d.world.search(peer, NUMBER, **window) == []
