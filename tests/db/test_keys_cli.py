@@ -280,3 +280,16 @@ async def test_a_key_is_not_rotated_while_the_log_cannot_be_written(
         assert done.exit_code == 4, done.stderr
     assert SigningKeys(database.config.keyring_dir).current("token").kid == before
     assert (database.config.keyring_dir / "root.key").read_bytes() == root
+
+
+async def test_the_production_key_is_rotated_and_the_old_one_kept_for_ever(
+    keys: Run, database: Database, provider: FileProvider, owner: asyncpg.Connection
+) -> None:
+    before = SigningKeys(database.config.keyring_dir).current("production")
+    assert before.alg == "EdDSA"
+    said = parsed(await keys("rotate", "production", "--json"))
+    later = SigningKeys(database.config.keyring_dir, lambda: datetime(2300, 1, 1, tzinfo=UTC))
+    assert said["replaced"] == before.kid != said["kid"]
+    assert [k["kid"] for k in later.all_public("production")] == [said["kid"], before.kid]
+    kinds = await owner.fetch("SELECT kind FROM tollgate.log_entry ORDER BY idx")
+    assert [r["kind"] for r in kinds] == ["keys.change", "keys.change"]

@@ -103,6 +103,15 @@ async def test_records_come_in_order_of_time_however_the_hold_cut_them(piece: in
         assert max(frame.height for frame in frames) <= together
 
 
+async def test_records_of_one_moment_come_by_their_ids() -> None:
+    """However they lie in the hold: the store takes ids in the order in which records came."""
+    at = pa.array([datetime(2026, 1, 1, tzinfo=UTC)] * 200, pa.timestamp("us", "UTC"))
+    table = records(200, started_at=at, record_id=np.random.default_rng(9).permutation(200))
+    found = await survey(tables(table, 30), facts())
+    frames = [frame async for frame in ordered(tables(table, 30), found, together=50)]
+    assert pl.concat(frames)["record_id"].to_list() == list(range(200))
+
+
 async def test_what_waits_on_the_disk_is_sealed(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     written: list[bytes] = []
     table = records(600, disposition=pa.array(["PLAINTEXT-MARK"] * 600))
@@ -190,12 +199,15 @@ async def test_very_many_pages_come_in_volumes(monkeypatch: pytest.MonkeyPatch) 
     assert [each.name for each in volumes] == ["records-001.pdf", "records-002.pdf", "records-003.pdf"]
     assert sum(each.rows or 0 for each in volumes) == 230
     assert sum(each.pages or 0 for each in volumes) == made.pages
-    place = 0
+    place = shown = 0
     for n, each in enumerate(volumes):
         for text in text_of(parts.file(each.name)):
             place += 1
             assert f"Page {place} of {made.pages}" in text
             assert f"Volume {n + 1} of 3." in text
+            first, last = re.findall(r"Records (\d+) to (\d+) of 230", text)[0]
+            assert int(first) == shown + 1
+            shown = int(last)
     assert place == made.pages
 
 

@@ -659,3 +659,13 @@ async def test_memory_of_a_stored_package_is_a_piece_at_a_time() -> None:
     with pytest.raises(ProductionError, match=r"a\.txt is not what was made"):
         _ = [piece async for piece in building.pieces(fact, parts)]
     assert signed_pdf().kind is SignedAs.PDF
+
+
+def test_a_custodians_openssh_key_is_printed_as_the_registry_takes_it(tmp_path: Path) -> None:
+    file = tmp_path / "key.pub"
+    file.write_text(CustodianKey().line)
+    done = CliRunner().invoke(main, ["production", "custodian-jwk", str(file)])
+    assert done.exit_code == 0
+    assert registered(json.loads(done.stdout)).as_jwk() == json.loads(done.stdout)
+    file.write_text("ssh-rsa AAAA")
+    assert CliRunner().invoke(main, ["production", "custodian-jwk", str(file)]).exit_code == 5
