@@ -105,7 +105,7 @@ class Filling:
         self._key = key
         self._progress_rows = progress_rows
         self.hold_id: Final[str] = row["hold_id"]
-        self.state = State(at_us=row["at_us"])
+        self.state = State(row["rows"], row["pieces"], row["at_us"])
         self.gone: Mapping[int, tuple[str, ...]] = {m: tuple(classes) for m, classes in json.loads(row["gone"])}
 
     async def restore(self) -> None:
@@ -120,7 +120,6 @@ class Filling:
                 state.records.add(portion)
             state.inputs += inputs
             state.skip += skip
-        state.rows, state.pieces = row["rows"], row["pieces"]
         if row["pieces"]:
             state.digests = await self._holds.digests(self.hold_id, self._conn)
 

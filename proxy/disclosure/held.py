@@ -54,10 +54,10 @@ WHERE hold_id = $1 AND state = 'running'
 END: Final = f"""
 UPDATE tollgate.held SET rows = $2, pieces = $3, at_us = $4, gone = $5, state = $6, why = $7, sha256 = $8,
     log_index = $9, ended_at = now()
-WHERE hold_id = $1 AND state = 'running' AND ($6 = 'complete' OR pieces = $3)
+WHERE hold_id = $1 AND state = 'running' AND ($6 <> 'cancelled' OR pieces = $3)
 RETURNING {_COLUMNS}
 """
-"""What breaks it off has to know every piece that is there: its entry says which records those are."""
+"""Whoever breaks it off has to know every piece that is there: its entry says which records those are."""
 INSERT_PIECE: Final = """
 INSERT INTO tollgate.held_piece (hold_id, piece, rows, first_start, last_start, sha256, sealed)
 VALUES ($1, $2, $3, $4, $5, $6, $7)

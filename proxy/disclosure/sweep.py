@@ -76,10 +76,11 @@ class Sweep:
             ready = pa.concat_tables(self._ready) if self._ready else self._schema.empty_table()
             at = 0
             while whole - at >= self._piece_rows or (floor_us is None and at < whole):
-                piece = ready.slice(at, self._piece_rows)
-                at += piece.num_rows
-                self.rows -= piece.num_rows
-                yield piece.combine_chunks()
+                rows = min(self._piece_rows, whole - at)
+                # Taken and not sliced: a slice's buffers show where it was cut, and equal pieces shall be equal bytes.
+                yield ready.take(pa.array(np.arange(at, at + rows))).combine_chunks()
+                at += rows
+                self.rows -= rows
             self._ready = [ready.slice(at)] if at < whole else []
 
     def _settle(self, floor_us: int | None) -> None:
