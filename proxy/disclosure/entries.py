@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 from uuid import UUID
 
 from proxy.disclosure.plan import Place
 from proxy.disclosure.query import Window, write_time
+from proxy.ledger.encoding import Written
 from proxy.ledger.model import Entry, Kind, Tag, number_tags
 from proxy.policy import Action, Deny, Permit
 
@@ -26,20 +28,27 @@ class Actor:
     jkt: str
     address: str
 
-    def as_json(self) -> dict[str, str]:
+    def as_json(self) -> Written:
         """Return the actor part of an entry."""
-        return {
-            "client_id": self.client_id,
-            "carrier_id": self.carrier_id,
-            "token_id": self.token_id,
-            "key_thumbprint": self.jkt,
-            "address": self.address,
-        }
+        return _actor(self)[0]
 
     def tags(self) -> tuple[Tag, ...]:
         """Return what the actor's entries can be found by."""
-        pairs = (("client", self.client_id), ("jkt", self.jkt), ("address", self.address), ("token", self.token_id))
-        return tuple(Tag(domain, value.encode()) for domain, value in pairs if value)
+        return _actor(self)[1]
+
+
+@lru_cache(1024)
+def _actor(actor: Actor) -> tuple[Written, tuple[Tag, ...]]:
+    # The same for all that is done with one token: an access alone has two entries.
+    value = {
+        "client_id": actor.client_id,
+        "carrier_id": actor.carrier_id,
+        "token_id": actor.token_id,
+        "key_thumbprint": actor.jkt,
+        "address": actor.address,
+    }
+    pairs = (("client", actor.client_id), ("jkt", actor.jkt), ("address", actor.address), ("token", actor.token_id))
+    return Written(value), tuple(Tag(domain, text.encode()) for domain, text in pairs if text)
 
 
 @dataclass(frozen=True, slots=True)

