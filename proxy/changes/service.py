@@ -203,13 +203,15 @@ class Changes:
 
         Dying before COMMIT leaves the change proposed and nothing done; after it, all of it.
         """
-        async with self._denying(who, action, {"change_id": str(change_id), **asked}):
+        told_of: dict[str, JSON] = {"change_id": str(change_id), **asked}
+        async with self._denying(who, action, told_of):
             await self._sweep()
             async with self._pool.acquire() as conn, _constraints(), conn.transaction():
                 row = await conn.fetchrow(sql.LOCK, change_id, self._visible(who))
                 if row is None:
                     raise UnknownChange("there is no such change")
                 change, kind = _change(row), self._kinds[row["kind"]]
+                told_of["kind"] = change.kind
                 _check_role(who, kind.approver if deciding else kind.proposer)
                 made, told = await work(conn, change, kind)
                 # Last before COMMIT: it locks the head of the log.
