@@ -59,6 +59,7 @@ async def export(
     parts: Collection[str],
     vkeys: Sequence[str] = (),
     progress: Callable[[int, int], None] = lambda done, total: None,
+    hides: Callable[[Line], bool] = lambda line: False,
 ) -> Exported:
     """Write the log, up to its largest checkpoint, into a new directory.
 
@@ -69,6 +70,7 @@ async def export(
         parts: whose openings are written.
         vkeys: the log's keys, a hint for people.
         progress: called with entries written and entries in all.
+        hides: says of which entries no opening is written: those of cases that the auditor may not know of.
 
     Raises:
         ExportError: if nothing is signed yet, or an entry is missing or cannot be read.
@@ -80,7 +82,7 @@ async def export(
         raise ExportError(f"{directory} exists already")
     made = directory.with_name(f".{directory.name}.{secrets.token_hex(4)}")
     try:
-        writer = await asyncio.to_thread(_Writer, made, facts, frozenset(parts), tuple(vkeys))
+        writer = await asyncio.to_thread(_Writer, made, facts, frozenset(parts), tuple(vkeys), hides)
         try:
             async for page in pages:
                 await asyncio.to_thread(writer.page, page)
@@ -106,6 +108,7 @@ class _Writer:
     facts: Facts
     parts: frozenset[str]
     vkeys: tuple[str, ...]
+    hides: Callable[[Line], bool]
     done: int = 0
     openings: int = 0
     _edge: Edge = field(default_factory=Edge)
@@ -153,14 +156,16 @@ class _Writer:
             self._erase = line.idx
         shown = self.parts | ({"request"} if kind in ALWAYS else frozenset())
         found = {part: data for part, data in (line.openings or {}).items() if part in shown}
-        openings = {part: data.decode() for part, data in found.items() if isinstance(data, bytes) and data}
+        hidden = kind not in ALWAYS and self.hides(line)
+        told = {} if hidden else found
+        openings = {part: data.decode() for part, data in told.items() if isinstance(data, bytes) and data}
         self.openings += len(openings)
         value = {
             "index": line.idx,
             "header": line.header.decode(),
             "tags": b64url_encode(line.tags),
             "openings": openings,
-        }
+        } | ({"withheld": True} if hidden else {})
         assert self._entries is not None
         self._entries.write(_text(value))
 

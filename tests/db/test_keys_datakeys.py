@@ -176,8 +176,8 @@ async def test_who_may_do_what(
     database: Database, owner: asyncpg.Connection, provider: FileProvider, role: Role
 ) -> None:
     await DataKeys(provider).ensure(owner, [DECEMBER])
-    reads = role in {Role.BILLING, Role.INGEST, Role.LOG, Role.OPERATOR, Role.PRIVACY}
-    writes = role in {Role.INGEST, Role.LOG, Role.OPERATOR, Role.PRIVACY}
+    writes = role in {Role.INGEST, Role.LOG, Role.OPERATOR, Role.PRIVACY, Role.CASES, Role.LEGAL}
+    reads = writes or role is Role.BILLING
     conn = await asyncpg.connect(database.config.role_url(role))
     try:
         if reads:
@@ -190,7 +190,11 @@ async def test_who_may_do_what(
         else:
             with pytest.raises(asyncpg.InsufficientPrivilegeError):
                 await DataKeys(provider).ensure(conn, [NOVEMBER])
-        for statement in ("UPDATE tollgate.data_key SET month = 202611", "DELETE FROM tollgate.data_key"):
+        for statement in (
+            "UPDATE tollgate.data_key SET month = 202611",
+            "DELETE FROM tollgate.data_key",
+            "INSERT INTO tollgate.data_key_destroyed (key_class, month) VALUES ('timing', 202611)",
+        ):
             with pytest.raises(asyncpg.InsufficientPrivilegeError):
                 await conn.execute(statement)
     finally:

@@ -7,6 +7,7 @@ import json
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
@@ -28,6 +29,7 @@ from schema.roles import Role
 from tests.conftest import Database
 from tests.support.holds import HANDLER, add_case
 from tests.support.ledger import intent, open_ledger, open_provider
+from tests.support.logs import Log
 from tests.support.pasts import set_clock
 
 MAY = datetime(2026, 5, 10, tzinfo=UTC)
@@ -290,3 +292,32 @@ async def test_a_report_is_itself_in_the_log_first(world: World) -> None:
     assert (entry.actor, entry.request and entry.request["report"]) == ({"staff": "officer-1"}, "disclosures")
     with pytest.raises(ValueError, match="zones"):
         ReportPeriod(datetime(2026, 1, 1), datetime(2026, 2, 1) - timedelta(days=40), "")
+
+
+async def test_an_export_proves_a_secret_and_does_not_tell_it(
+    world: World, database: Database, owner: asyncpg.Connection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log = Log(database.config, owner, world.ledger, world.pool)
+    await log.open()
+    await log.publish()
+    monkeypatch.setenv("TOLLGATE_DATABASE_URL", database.url)
+    home = ["--home", str(database.config.home)]
+    folder = tmp_path / "audit"
+    runner = CliRunner()
+    made = await asyncio.to_thread(runner.invoke, main, [*home, "log", "export", str(folder)])
+    assert made.exit_code == 0, made.output
+    lines = [json.loads(line) for line in (folder / "entries" / "000000.ndjson").read_text().splitlines()]
+    assert len(lines) > 25
+    text = "\n".join(json.dumps(line) for line in lines if line.get("withheld"))
+    plain = "\n".join(json.dumps(line["openings"]) for line in lines)
+    assert sum(1 for line in lines if line.get("withheld")) == 14
+    assert world.plain in plain
+    assert not any(case in text for case in (world.sealed, world.letter))
+    # Whoever audits it finds it whole: what is withheld is proved like all the rest.
+    keys = await asyncio.to_thread(runner.invoke, main, [*home, "log", "key"])
+    words = ["log", "fsck", "--export", str(folder)]
+    for line in keys.output.split():
+        if "+" in line:
+            words += ["--key", line]
+    checked = await asyncio.to_thread(runner.invoke, main, [*home, *words])
+    assert checked.exit_code == 0, checked.output

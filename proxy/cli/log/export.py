@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import asyncpg
 import click
 from rich.progress import Progress
 
@@ -13,12 +15,18 @@ from keys.signing import SigningKeys
 from proxy.cli.common import CliError, ExitCode, connect, console, emit, json_option, ledger, provider, run, settings
 from proxy.cli.log.show import reading
 from proxy.config import Config
+from proxy.ledger.encoding import read_header
 from proxy.ledger.export import Exported, ExportError
 from proxy.ledger.export import export as write
 from proxy.ledger.fsck.live import live
-from proxy.ledger.model import PARTS, LedgerBroken
+from proxy.ledger.fsck.model import Line
+from proxy.ledger.model import PARTS, LedgerBroken, month_of
 from proxy.ledger.publisher import LogKeys
+from proxy.ledger.withheld import Withheld
 from schema.roles import Role
+
+# Every month of the log has a data key of its tags (proxy/ledger/batch.py).
+_MONTHS = "SELECT month FROM tollgate.data_key WHERE key_class = 'log_tags'"
 
 
 @click.command("export")
@@ -40,8 +48,9 @@ def export(
 ) -> None:
     """Write the log, up to its last checkpoint, into a new DIRECTORY.
 
-    It holds who asked for what, in plain text, unless --no-openings: keep it as you would keep the records. The auditor
-    checks it with `tollgate log fsck --export`, or with tools of their own (deploy/docs/integrity.md).
+    It holds who asked for what, in plain text, unless --no-openings: keep it as you would keep the records. Of cases
+    under an order of non-disclosure it holds the proofs and no opening. The auditor checks it with
+    `tollgate log fsck --export`, or with tools of their own (deploy/docs/integrity.md).
 
     \b
     Example:
@@ -63,6 +72,7 @@ async def _export(config: Config, directory: Path, parts: tuple[str, ...], datab
     keys = DataKeys(provider(config))
     async with connect(at, Role.LOG) as conn, live(conn, keys) as source:
         facts = await source.facts()
+        hides = await _hidden(conn, keys)
         vkeys: list[str] = []
         for origin in facts.origins:
             vkeys += map(str, LogKeys(SigningKeys(config.keyring_dir)).verifiers(origin.origin))
@@ -76,8 +86,25 @@ async def _export(config: Config, directory: Path, parts: tuple[str, ...], datab
                     parts,
                     vkeys,
                     lambda done, total: bar.update(task, completed=done, total=total),
+                    hides,
                 )
             except ExportError as error:
                 raise CliError(str(error), ExitCode.REFUSED) from error
             except LedgerBroken as error:
                 raise CliError(str(error), ExitCode.REFUSED, "see `tollgate log fsck`") from error
+
+
+async def _hidden(conn: asyncpg.Connection, keys: DataKeys) -> Callable[[Line], bool]:
+    """Return what says of which entries no opening leaves: those of cases that only the legal desk may know of."""
+    withheld = await Withheld.of(conn, keys)
+    if withheld.cases:
+        for row in await conn.fetch(_MONTHS):
+            await withheld.load(conn, row["month"])
+
+    def hides(line: Line) -> bool:
+        if not withheld.cases:
+            return False
+        header = read_header(line.idx, line.header)
+        return withheld.hides(month_of(header.at), header.kind.value, line.tags)
+
+    return hides

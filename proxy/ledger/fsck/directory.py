@@ -222,7 +222,9 @@ def _line(expected: int, text: str) -> Line:
         index = value["index"]
         if not isinstance(index, int) or index < 0:
             raise TypeError
-        return Line(index, str(value["header"]).encode(), b64url_decode(value["tags"]), None, None, openings, unknown)
+        # Of a case that the auditor may not know of nothing is opened; header and tags are proved like all others.
+        shown = None if value.get("withheld") is True and not openings else openings
+        return Line(index, str(value["header"]).encode(), b64url_decode(value["tags"]), None, None, shown, unknown)
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError, EncodingError):
         return Line(expected, b"", b"", None, None, {}, ("its line cannot be read",))
 
