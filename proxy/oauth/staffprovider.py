@@ -112,10 +112,9 @@ class OpenIdProvider:
             await self._fetch()
         if (keys := self._known()) is None:
             raise ProviderAway("the provider's keys are not known")
-        if (key := keys.find(compact)) is None and self._at + AGAIN_S <= self._steady():
+        if (key := keys.find(compact)) is None:
             await self._fetch()  # perhaps a key that is new
-            keys = self._known() or keys
-            key = keys.find(compact)
+            key = (self._known() or keys).find(compact)
         return key
 
     def _known(self) -> ProviderKeys | None:

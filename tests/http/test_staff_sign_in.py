@@ -6,7 +6,7 @@ import asyncio
 import json
 import time
 from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date, timedelta
 from pathlib import Path
 from typing import Any
@@ -206,6 +206,12 @@ async def test_who_may_not_is_told_why(world: World) -> None:
     assert "not in Tollgate's staff registry" in await world.refused(unknown)
     assert (await world.last(Kind.TOKEN_REFUSED)).actor["subject"] == "subject-of-stranger@carrier.example"
 
+    # The same subject at another provider is another person.
+    elsewhere = replace(person("elsewhere@carrier.example", provider), issuer="https://login.other.example")
+    await running.registry.add_staff(running.operator, elsewhere, StaffRole.PRIVACY_OFFICER)
+    unknown = signed_in(running, provider, "elsewhere@carrier.example", StaffRole.PRIVACY_OFFICER)
+    assert (await world.refused(unknown)).startswith("staff.unknown: ")
+
     who = await world.handler()
     nowhere = signed_in(running, provider, HANDLER)
     assert (await world.refused(nowhere)).startswith("staff.group: ")
@@ -283,7 +289,10 @@ async def test_a_lost_role_and_lapsed_training_kill_a_live_token(world: World, o
     answer = await who.ask("GET", "/v1/staff/me")
     assert (answer.status, answer.json["detail"].partition(":")[0]) == (401, "training is overdue")
     await owner.execute("UPDATE tollgate.staff_training SET completed_on = $2 WHERE staff_id = $1", HANDLER, today())
-    assert (await who.ask("GET", "/v1/staff/me")).status == 200
+    await owner.execute("SET session_replication_role = replica")  # past every trigger
+    future = "INSERT INTO tollgate.staff_training (staff_id, completed_on, course) VALUES ($1, '2090-01-01', 'c')"
+    await owner.execute(future, HANDLER)
+    assert (await who.ask("GET", "/v1/staff/me")).status == 200  # one that has not been changes nothing
     asked = await boss.ask("POST", f"/v1/staff/{HANDLER}/roles/legal_handler/end", json={"reason": "moved"})
     assert (asked.status, asked.json["roles"]) == (200, [])
     answer = await who.ask("GET", "/v1/staff/me")
