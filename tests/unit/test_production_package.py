@@ -20,8 +20,10 @@ from typing import Any
 import pyrage
 import pytest
 from click.testing import CliRunner
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from pyrage import x25519
 
+from keys.encoding import b64url_encode
 from keys.file_provider import FileProvider
 from keys.signing import SigningKeys, thumbprint
 from proxy.cli.main import main
@@ -669,3 +671,40 @@ def test_a_custodians_openssh_key_is_printed_as_the_registry_takes_it(tmp_path: 
     assert registered(json.loads(done.stdout)).as_jwk() == json.loads(done.stdout)
     file.write_text("ssh-rsa AAAA")
     assert CliRunner().invoke(main, ["production", "custodian-jwk", str(file)]).exit_code == 5
+
+
+async def test_a_perfect_archive_with_a_file_twice_or_a_wrong_checksum_is_refused(
+    made: Package, tmp_path: Path
+) -> None:
+    """Programs differ in which of two files of one name they take, and whether they look at checksums at all."""
+    files = [(each, made.parts.file(each.name)) for each in made.files]
+    other = b"no,record_id\r\n"
+    doubled = [*files, (await building.fingerprint("records.csv", _once(other)), other)]
+    lying = [(replace(each, crc32=each.crc32 ^ 1), data) for each, data in files]
+    for some, message in ((doubled, "a file twice"), (lying[::-1], "checksum differs")):
+        entries = [archive.Entry(each.name, each.bytes, each.crc32) for each, _ in some]
+        data = b"".join(
+            archive._local(FOLDER, entry, MADE_AT) + body for entry, (_, body) in zip(entries, some, strict=True)
+        )
+        with pytest.raises(ProductionError, match=message):
+            check(data + archive._directory(FOLDER, entries, MADE_AT), tmp_path, Trusted(made.jwks))
+
+
+async def test_a_signature_with_another_header_is_refused_though_its_key_made_it(
+    made: Package, signing: SigningKeys, tmp_path: Path
+) -> None:
+    """What is signed for one purpose is not taken for another (RFC 8725 section 3.11)."""
+    key = signing.current("production")
+    listing = made.parts.file("manifest.json")
+    for header in (
+        {"alg": "EdDSA", "kid": key.kid},
+        {"alg": "EdDSA", "kid": key.kid, "typ": "JWT"},
+        {"alg": "EdDSA", "kid": key.kid, "typ": signature.TYPE, "crit": ["exp"]},
+        {"alg": "Ed25519", "kid": key.kid, "typ": signature.TYPE},
+    ):
+        head = json.dumps(header, separators=(",", ":")).encode()
+        assert isinstance(key.private_key, Ed25519PrivateKey)
+        signed = key.private_key.sign(f"{b64url_encode(head)}.{b64url_encode(listing)}".encode())
+        jws = f"{b64url_encode(head)}..{b64url_encode(signed)}\n".encode()
+        with pytest.raises(ProductionError, match="not a signature as Tollgate"):
+            signature.verify(jws, listing, made.jwks)
