@@ -376,9 +376,14 @@ class Releasing:
         if keys is None:
             return (await live(conn, case)).approval_id
         now: datetime = await conn.fetchval(sql.NOW)
+        every = await approvals(conn, case.case_id)
+        if any(approval.verdict == "contested" for approval in every):
+            raise Refused(
+                "emergency.contested", "18 U.S.C. 2702(c)(4)", "It was contested: nothing further is disclosed on it."
+            )
         if len(keys) == 1:
             digest = hashlib.sha256(keys[0].encode()).digest()
-            for approval in await approvals(conn, case.case_id):
+            for approval in every:
                 fresh = approval.voided_at is None and approval.expires_at > now
                 if approval.kind == "redelivery" and approval.recipient == digest and fresh:
                     return approval.approval_id

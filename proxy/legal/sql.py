@@ -132,7 +132,7 @@ SELECT c.case_id, c.instrument, c.state, c.return_at, c.secrecy, c.secret_until,
 FROM tollgate.legal_case c
 LEFT JOIN tollgate.case_approval a ON a.approval_id = c.approval_id
 LEFT JOIN tollgate.case_confirmation f ON f.approval_id = a.approval_id
-WHERE c.state <> 'closed' ORDER BY c.case_id LIMIT 10000
+WHERE c.state <> 'closed' ORDER BY c.case_id
 """
 LAPSED = """
 SELECT c.case_id FROM tollgate.legal_case c JOIN tollgate.case_approval a ON a.approval_id = c.approval_id

@@ -301,6 +301,13 @@ BEGIN
           AND a.kind <> 'redelivery' AND a.voided_at IS NULL) THEN
         RAISE EXCEPTION 'no approval of this scope' USING ERRCODE = 'check_violation', CONSTRAINT = 'case_approved';
     END IF;
+    -- Nothing goes out under an approval that has run out.
+    IF NEW.state = 'delivered' AND OLD.state <> 'delivered' AND NOT EXISTS (
+        SELECT 1 FROM tollgate.case_approval a
+        WHERE a.approval_id = NEW.approval_id AND a.case_id = NEW.case_id AND a.scope_version = NEW.scope_version
+          AND a.kind <> 'redelivery' AND a.voided_at IS NULL AND a.expires_at > now()) THEN
+        RAISE EXCEPTION 'no live approval' USING ERRCODE = 'check_violation', CONSTRAINT = 'case_approved';
+    END IF;
     RETURN NEW;
 END $$;
 CREATE TRIGGER moves BEFORE UPDATE ON tollgate.legal_case FOR EACH ROW EXECUTE FUNCTION tollgate.legal_case_check();

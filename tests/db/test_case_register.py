@@ -150,6 +150,9 @@ async def test_moves_that_the_gateway_should_not_have_made(s: Services) -> None:
     both = await s.validated(who=s.both)
     step = ("approve", "validated", "approved")
     await breaks(s, "case_two_people", event, both.case_id, *step, "both-1", "approver")
+    approved = await s.desk.approvals.approve(s.second, both.case_id, both.version, await s.digest(both))
+    as_handler = ("extract", "approved", "approved", "both-2", "handler")
+    await breaks(s, "case_two_people", event, approved.case_id, *as_handler)
     await breaks(s, "case_staff", event, both.case_id, *step, "handler-1", "approver")
     await breaks(s, "case_staff", event, both.case_id, *step, "stranger-1", "either")
 
@@ -165,6 +168,13 @@ async def test_an_extraction_without_approval(s: Services) -> None:
     await breaks(s, "case_approved", order, new_hold_id(), case.case_id, case.scope_version - 1, case.approval_id)
     await s.age(case, 24 * 8)
     await breaks(s, "case_approved", order, new_hold_id(), case.case_id, case.scope_version, case.approval_id)
+
+
+async def test_a_delivery_under_an_approval_that_ran_out(s: Services) -> None:
+    case = await s.certified()
+    await s.age(case, 24 * 8)
+    move = "UPDATE tollgate.legal_case SET state = 'delivered', version = version + 1 WHERE case_id = $1"
+    await breaks(s, "case_approved", move, case.case_id)
 
 
 async def test_a_scope_that_widens(s: Services) -> None:

@@ -245,6 +245,29 @@ async def test_another_key_of_the_recipient_needs_an_approval_of_its_own(s: Serv
     assert s.maker.deliveries == [(first,), (second,)]
 
 
+async def test_what_is_contested_after_the_delivery_goes_to_nobody_else(s: Services) -> None:
+    releasing, approvals = s.desk.releasing, s.desk.approvals
+    case = await s.validated(EMERGENCY)
+    case = await approvals.act_at_once(s.handler, case.case_id, case.version, await s.digest(case))
+    case = await s.desk.extracting.order(s.handler, case.case_id, case.version)
+    assert case.hold_id is not None
+    s.extractor.end(case.hold_id)
+    await s.desk.extracting.settle()
+    case = await s.case(case)
+    case = await s.desk.extracting.review(s.handler, case.case_id, case.version, 7, "")
+    case = await releasing.produce(s.handler, case.case_id, case.version, {"custodian": "both-1"})
+    await releasing.make()
+    signed = await releasing.certificate(s.handler, case.case_id)
+    case = await releasing.certify(s.handler, case.case_id, case.version, "text", signed)
+    case = await releasing.deliver(s.handler, case.case_id, case.version, ["age1" + "q" * 58])
+    case = await approvals.decide(s.approver, case.case_id, case.version, Action.CONTEST, "no danger")
+    assert case.state is CaseState.DELIVERED
+    other = "age1" + "p" * 58
+    case = await approvals.approve_recipient(s.second, case.case_id, case.version, other)
+    again = releasing.deliver(s.handler, case.case_id, case.version, [other], again=True)
+    await refused(again, "emergency.contested")
+
+
 CALLS: list[tuple[str, Callable[[Services, Case, StaffGrant], Awaitable[Any]]]] = [
     ("validate", lambda s, c, w: s.desk.intake.validate(w, c.case_id, c.version)),
     ("extract", lambda s, c, w: s.desk.extracting.order(w, c.case_id, c.version)),
