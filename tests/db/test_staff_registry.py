@@ -108,6 +108,8 @@ async def test_training_is_recorded_by_another(world: World) -> None:
     ):
         with pytest.raises(error):
             await world.staff.train(world.conn, who, when, course, by)
+    with pytest.raises(Conflict, match="nobody records their own training"):
+        await world.staff.train(world.conn, FIRST, day - timedelta(days=1), "CPNI 2026", by)
     with pytest.raises(Conflict, match="not one who records"):
         await world.staff.train(world.conn, SECOND, day - timedelta(days=1), "CPNI", grant_of(HANDLER))
 
