@@ -12,7 +12,7 @@ import asyncio
 from collections import deque
 from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Coroutine, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import asyncpg
 import numpy as np
@@ -29,14 +29,15 @@ from proxy.store.opening import ClassKeys, open_chunks_of
 from proxy.store.planes import FormatError
 from schema.fields import BY_NAME, DisclosureClass
 
+T = TypeVar("T")
 Ints = npt.NDArray[np.int64]
 Mask = npt.NDArray[np.bool_]
 
 CHUNKS_AT_ONCE: Final = 64
 """Chunks that are opened in one piece: at most 131,072 records."""
 IN_FLIGHT: Final = 2
-"""Pieces that are opened at the same time."""
-_ROWS_ONE_BY_ONE: Final = 2
+"""Pieces that are opened, or wait for it, at the same time."""
+_ROWS_ONE_BY_ONE: Final = 4
 """Up to so many rows of a chunk, on average, are taken one by one; of more, whole columns are made."""
 
 _CLEAR: Final = """b.month, b.batch_id, b.pair_id, b.ingress_ocn, b.egress_ocn, b.rows, b.first_record_id,
@@ -82,6 +83,8 @@ class Candidate:
     """The beginnings of ciphertexts, as far as they came with the list."""
     sealed: dict[DisclosureClass, tuple[bytes, dict[int, bytes | memoryview]]] = field(default_factory=dict)
     """Class → the beginning of its ciphertext, and its wanted chunks."""
+    opened: dict[tuple[DisclosureClass, int], columns.Chunk] = field(default_factory=dict)
+    """Chunks that were opened to match and are opened no second time."""
 
     def ocn(self, cls: DisclosureClass) -> int:
         """The OCN that a class is bound to."""
@@ -172,6 +175,12 @@ class Gatherer:
         self._look = look
         self._run = run
         self._keys = keys
+        self._turn = asyncio.Lock()
+
+    async def _alone(self, work: Callable[..., T], *args: object) -> T:
+        """Run work in a thread, one at a time: two that take many small steps hinder each other more than they gain."""
+        async with self._turn:
+            return await self._run(work, *args)  # type: ignore[no-any-return]
 
     async def gather(
         self, conn: asyncpg.Connection, candidates: Sequence[Candidate]
@@ -186,27 +195,48 @@ class Gatherer:
             SealError, FormatError: a batch does not open, or does not hold what it says.
         """
         jobs: deque[tuple[asyncio.Task[pa.Table], int]] = deque()
+        matching: _Matching | None = None
         done = 0
         try:
-            for group in groups(candidates):
-                keys = {m: await self._keys(m) for m in {c.shape.month for c in group}}
-                work = group
-                if group[0].chunks is None:
-                    await fetch(conn, group, keys, self._look.targets.classes)
-                    work = await self._run(matched, self._look, group, keys)
-                await fetch(conn, work, keys, self._look.classes)
-                done += len(group)
-                jobs.append((asyncio.create_task(self._run(opened, self._look, work, keys)), done))
-                while len(jobs) > IN_FLIGHT:
+            for group in (*groups(candidates), None):
+                coming = None if group is None else await self._begun(conn, group)
+                # While a group is matched the next one's is fetched; while it is opened, the next is matched.
+                if matching is not None:
+                    work = await matching.work
+                    await fetch(conn, work, matching.keys, self._look.classes)
+                    done += len(matching.group)
+                    opening = self._alone(opened, self._look, work, matching.keys)
+                    jobs.append((asyncio.create_task(opening), done))
+                matching = coming
+                while len(jobs) > (IN_FLIGHT - 1 if group is not None else 0):
                     made, upto = jobs.popleft()
                     yield await made, upto
-            while jobs:
-                made, upto = jobs.popleft()
-                yield await made, upto
         finally:
-            for made, _ in jobs:
-                made.cancel()
-            await asyncio.gather(*(made for made, _ in jobs), return_exceptions=True)
+            left = [made for made, _ in jobs] + ([matching.work] if matching is not None else [])
+            for task in left:
+                task.cancel()
+            await asyncio.gather(*left, return_exceptions=True)
+
+    async def _begun(self, conn: asyncpg.Connection, group: list[Candidate]) -> _Matching:
+        """Fetch what a group is matched by, where tags do not say it, and begin to match."""
+        keys = {m: await self._keys(m) for m in {c.shape.month for c in group}}
+        if group[0].chunks is None:
+            await fetch(conn, group, keys, self._look.targets.classes)
+            return _Matching(group, keys, asyncio.create_task(self._alone(matched, self._look, group, keys)))
+
+        async def whole() -> list[Candidate]:
+            return group
+
+        return _Matching(group, keys, asyncio.create_task(whole()))
+
+
+@dataclass(frozen=True, slots=True)
+class _Matching:
+    """A group of which it is being found out where something stands."""
+
+    group: list[Candidate]
+    keys: dict[int, ClassKeys]
+    work: asyncio.Task[list[Candidate]]
 
 
 async def fetch(
@@ -319,18 +349,21 @@ async def _chunks(conn: asyncpg.Connection, asked: _Asked) -> None:
 def matched(look: Look, group: Sequence[Candidate], keys: Mapping[int, ClassKeys]) -> list[Candidate]:
     """Say of candidates that were fetched whole which rows match; only those that have some are left. In a thread."""
     wanted = [(c, chunk) for c in group for chunk in c.wanted]
-    rows = _matching(look, wanted, {cls: _open(cls, wanted, keys) for cls in look.targets.classes})
+    found = {cls: _open(cls, wanted, keys) for cls in look.targets.classes}
+    rows = _matching(look, wanted, found)
     for candidate in group:
         candidate.rows = {}
-    for (candidate, chunk), found in zip(wanted, rows, strict=True):
-        if len(found):
+    for (candidate, chunk), own in zip(wanted, rows, strict=True):
+        if len(own):
             assert candidate.rows is not None
-            candidate.rows[chunk] = found
+            candidate.rows[chunk] = own
     left = [c for c in group if c.rows]
+    for (candidate, chunk), at in zip(wanted, range(len(wanted)), strict=True):
+        if candidate.rows and chunk in candidate.rows:
+            kept = {(cls, chunk): c for cls, made in found.items() if isinstance(c := made[at], columns.Chunk)}
+            candidate.opened |= kept
     for candidate in left:
-        for _, pieces in candidate.sealed.values():
-            for chunk in set(pieces) - set(candidate.wanted):
-                del pieces[chunk]
+        candidate.sealed = {cls: (head, {}) for cls, (head, _) in candidate.sealed.items()}
     return left
 
 
@@ -395,7 +428,9 @@ def _open(cls: DisclosureClass, parts: _Parts, keys: Mapping[int, ClassKeys]) ->
         while stop < len(parts) and parts[stop][0] is candidate:
             stop += 1
         chunks = [chunk for _, chunk in parts[at:stop]]
-        if cls in candidate.sealed:
+        if (cls, chunks[0]) in candidate.opened:
+            out += [candidate.opened[cls, chunk] for chunk in chunks]
+        elif cls in candidate.sealed:
             head, sealed = candidate.sealed[cls]
             pieces = [(chunk, sealed[chunk]) for chunk in chunks]
             month = keys[candidate.shape.month]

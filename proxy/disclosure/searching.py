@@ -153,6 +153,6 @@ class Search:
             rows, sealed = await self._holds.piece(hold_id, piece)
             table = await self._access.run(held.open_piece, key, hold_id, piece, rows, sealed)
             self._sweep.add(await self._access.run(gather.again, self._look, table), preserved=True)
-        if self._sweep.rows >= SORT_ROWS:
+        if self._sweep.rows >= SORT_ROWS and (floor_us is None or self._sweep.enough):
             return await self._access.run(lambda: list(self._sweep.pieces(floor_us)))
         return list(self._sweep.pieces(floor_us))

@@ -65,12 +65,17 @@ class Sweep:
         self._waiting.append(pa.table([*columns, flag], schema=self._schema.append(pa.field(_FLAG, pa.bool_()))))
         self.rows += table.num_rows
 
+    @property
+    def enough(self) -> bool:
+        """Whether there may be a whole piece."""
+        return self.rows >= self._piece_rows
+
     def pieces(self, floor_us: int | None) -> Iterator[pa.Table]:
         """Yield the whole pieces of records that start before ``floor_us``; None: all that is left, the last as it is.
 
         Nothing is sorted before there is enough for a piece.
         """
-        if self.rows >= self._piece_rows or floor_us is None:
+        if self.enough or floor_us is None:
             self._settle(floor_us)
             whole = sum(t.num_rows for t in self._ready)
             ready = pa.concat_tables(self._ready) if self._ready else self._schema.empty_table()

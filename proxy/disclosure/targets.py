@@ -28,6 +28,8 @@ VALUE_MAX: Final = 256
 """Longest text of a target, characters."""
 E164_DIGITS: Final = 15
 
+_LOW: Final = (1 << 20) - 1
+"""A table of so many low bits: it stays in the processor's cache."""
 _DOMAINS: Final = {
     TargetKind.ACCOUNT: TagDomain.ACCOUNT,
     TargetKind.IMSI: TagDomain.IMSI,
@@ -43,7 +45,8 @@ class Targets:
         """Take sorted, distinct values; :meth:`of` makes them of an order's targets."""
         self.numbers = numbers
         self.texts = {d: tuple(texts[d]) for d in _TEXTS if texts.get(d)}
-        self._numbers = pa.array(numbers)
+        self._low = np.zeros(_LOW + 1, np.bool_)
+        self._low[numbers & _LOW] = True
         self._texts = {d: pa.array(found, pa.string()) for d, found in self.texts.items()}
         domains = {*self.texts, *([TagDomain.NUMBER] if len(numbers) else [])}
         self.fields = tuple(
@@ -142,12 +145,24 @@ class Targets:
                 continue
             if field.tag is TagDomain.NUMBER:
                 if len(self.numbers) and field.name in opened:
-                    found |= _isin(opened[field.name], self._numbers)
+                    found[self._find(opened[field.name])] = True
                 if TagDomain.RAW_NUMBER in self._texts and field.name + "_raw" in opened:
                     found |= _isin(opened[field.name + "_raw"], self._texts[TagDomain.RAW_NUMBER])
             elif field.tag is not None and field.name in opened:
                 found |= _isin(opened[field.name], self._texts[field.tag])
         return found
+
+    def _find(self, column: pa.Array | pa.ChunkedArray) -> Ints:
+        """Return the rows of a column of numbers in which a target stands: few pass the table of low bits, and each of
+        those is compared in full."""
+        array = columns.one(column)
+        values = np.frombuffer(array.buffers()[1], np.int64, len(array), array.offset * 8)
+        rows: Ints = np.flatnonzero(self._low[values & _LOW])
+        places = np.searchsorted(self.numbers, values[rows])
+        rows = rows[self.numbers[np.minimum(places, len(self.numbers) - 1)] == values[rows]]
+        if array.null_count and len(rows):
+            rows = rows[array.is_valid().to_numpy(zero_copy_only=False)[rows]]
+        return rows
 
     def few(self) -> tuple[int | str, ...] | None:
         """Return the values where all are numbers and so few that comparing plane by plane is quicker; else None."""

@@ -157,7 +157,10 @@ class Chunk:
         if len(rows) <= FEW:
             wanted = rows.tolist()
             for field, place in places:
-                out[field.name] = [_value(self._body, place, field.kind, self.rows, row) for row in wanted]
+                if place.delta and len(wanted) > 1:  # a sum for each row costs as much as all sums
+                    out[field.name] = Column(self._body, field, place, self.rows).take(rows)
+                else:
+                    out[field.name] = [_value(self._body, place, field.kind, self.rows, row) for row in wanted]
         else:
             out = {f.name: Column(self._body, f, p, self.rows).take(rows) for f, p in places}
         for column in (Column(self._body, f, p, self.rows) for f, p in places if f.kind is Kind.NUMBER):
