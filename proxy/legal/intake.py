@@ -10,34 +10,32 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from datetime import UTC, date, datetime, timedelta
+from datetime import date, datetime
 from typing import Any
 from uuid import UUID
-from zoneinfo import ZoneInfo
 
 import asyncpg
 
 from proxy.ledger.model import JSON, Tag, month_of, number_tags
-from proxy.legal import sql
+from proxy.legal import asked, sql
 from proxy.legal.deadlines import DeadlineKind, deadlines
 from proxy.legal.letters import Addressed, acknowledgement, deficiency, objection
 from proxy.legal.model import Case, CaseError, Malformed, NoSuchCase, Refused, Scope, new_case_id
 from proxy.legal.register import Register, Step, case_of, refusal_of
-from proxy.legal.served import Process, read_process, read_window, read_zone
+from proxy.legal.served import Process, read_process, read_window
 from proxy.legal.states import Action, CaseState
 from proxy.legal.targets import NOBODY, Guarded, ReadTargets, read_targets
 from proxy.policy.legalrules import RULES
-from proxy.policy.process import Deficient, Finding, LegalRule, Validated
+from proxy.policy.process import Finding, LegalRule, Validated
 from proxy.policy.validation import check
 from proxy.staff.model import StaffGrant
-from schema.fields import BY_NAME, DisclosureClass, fields_of
+from schema.fields import BY_NAME, DisclosureClass
 
 LINES_MAX = 120_000
 """Most lines of a list of targets; with doubles among them."""
 NUMBERS_TAGGED = 16
 """An entry is found by each number of a scope that has at most so many."""
 _RULES = {rule.code: rule for rule in RULES}
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _STATED = date(1991, 12, 1)  # Fed. R. Civ. P. 45 as amended
 
 
@@ -122,7 +120,7 @@ class Intake:
             start, end = read_window(body, process.zone)
             if case.state is CaseState.DEFICIENT:
                 await _needs_document(conn, case)
-            scope = _scope(read, start, end, process.zone, _classes(body), _fields(body))
+            scope = asked.scope_of(read, start, end, process.zone, asked.classes(body), asked.fields(body))
             return await self._new_scope(conn, who, case, scope, narrows=False)
 
         return await self._register.act(who, case_id, version, Action.SCOPE, work)
@@ -148,18 +146,18 @@ class Intake:
             if isinstance(found, Validated):
                 due = deadlines(process.instrument, process.served_at, process.return_by, process.zone.key)
                 letter = acknowledgement(self._addressed(case, process, now), found, due)
-                await self._write(conn, case, "findings", _findings(found))
+                await self._write(conn, case, "findings", asked.findings_json(found))
                 await self._write(conn, case, "letter", {"kind": "acknowledgement", "text": letter})
-                fixed = _fixed(scope, found)
+                fixed = asked.fixed(scope, found)
                 step = await self._new_scope(conn, who, case, fixed, narrows=True)
-                told = {**step.told, "basis": found.basis, "notes": _codes(found.notes)}
+                told = {**step.told, "basis": found.basis, "notes": asked.codes(found.notes)}
                 return replace(step, after=CaseState.VALIDATED, told=told)
             letter = deficiency(self._addressed(case, process, now), found)
-            await self._write(conn, case, "findings", _findings(found))
+            await self._write(conn, case, "findings", asked.findings_json(found))
             await self._write(conn, case, "letter", {"kind": "deficiency", "text": letter})
-            codes = _codes(found.findings)
+            codes = asked.codes(found.findings)
             citations = [finding.rule.citation for finding in found.findings]
-            told = {"findings": codes, "citations": citations, "notes": _codes(found.notes)}
+            told = {"findings": codes, "citations": citations, "notes": asked.codes(found.notes)}
             return Step(told, CaseState.DEFICIENT)
 
         return await self._register.act(who, case_id, version, Action.VALIDATE, work)
@@ -183,8 +181,8 @@ class Intake:
             if body.get("compelled") is True:
                 wanted = await self._compelled(conn, case, scope)
             else:
-                wanted = _wanted(scope, read, body)
-            if not await asyncio.to_thread(_within, wanted, scope):
+                wanted = asked.smaller(scope, read, body)
+            if not await asyncio.to_thread(asked.within, wanted, scope):
                 raise Refused(
                     "scope.widened",
                     "47 U.S.C. 222(c)(1)",
@@ -324,7 +322,7 @@ class Intake:
             )
         fields = tuple(within["fields"])
         return scope.resalted(
-            start_us=within["start_us"], end_us=within["end_us"], fields=fields, classes=_classes_of(fields)
+            start_us=within["start_us"], end_us=within["end_us"], fields=fields, classes=asked.classes_of(fields)
         )
 
     async def _preservation(self, conn: asyncpg.Connection, case_id: str) -> None:
@@ -359,133 +357,9 @@ class Intake:
 _LET_GO: Mapping[str, Any] = {"approval_id": None, "hold_id": None, "production_id": None}
 
 
-def _scope(
-    read: ReadTargets,
-    start: int,
-    end: int,
-    zone: ZoneInfo,
-    classes: frozenset[str],
-    fields: tuple[str, ...] | None,
-) -> Scope:
-    return Scope(
-        read.targets, start, end, zone.key, classes, fields, tuple(r.place for r in read.refused), read.guarded
-    )
-
-
-def _wanted(scope: Scope, read: ReadTargets | None, body: Mapping[str, Any]) -> Scope:
-    change: dict[str, Any] = {}
-    if read is not None:
-        change |= {
-            "targets": read.targets,
-            "refused": tuple(r.place for r in read.refused),
-            "guarded": read.guarded,
-        }
-    zone = read_zone(scope.zone)
-    if not body.keys().isdisjoint({"from", "through", "to"}):
-        # What is not said stays: each end is read alone, with the other as it stands.
-        start = {"from": body["from"]} if "from" in body else {"from": _text_of(scope.start_us)}
-        end = {k: body[k] for k in ("through", "to") if k in body} or {"to": _text_of(scope.end_us)}
-        change["start_us"], change["end_us"] = read_window(start | end, zone)
-    if "classes" in body:
-        change["classes"] = _classes(body)
-        if scope.fields is not None and "fields" not in body:
-            change["fields"] = tuple(
-                f for f in scope.fields if f in BY_NAME and BY_NAME[f].disclosure_class.value in change["classes"]
-            )
-    if "fields" in body:
-        change["fields"] = _fields(body)
-    if "fields" in change and change["fields"] is not None and "classes" not in body:
-        change["classes"] = scope.classes & _classes_of(change["fields"])
-    return scope.resalted(**change)
-
-
-def _within(wanted: Scope, scope: Scope) -> bool:
-    """Tell whether a scope asks for nothing that the other does not."""
-    return (
-        wanted.targets.within(scope.targets)
-        and len(wanted.refused) <= len(scope.refused)
-        and scope.start_us <= wanted.start_us
-        and wanted.end_us <= scope.end_us
-        and wanted.classes <= scope.classes
-        and _names(wanted) <= _names(scope)
-    )
-
-
-def _names(scope: Scope) -> frozenset[str]:
-    if scope.fields is not None:
-        return frozenset(scope.fields)
-    known = (DisclosureClass(c) for c in scope.classes if c in set(DisclosureClass))
-    return frozenset(f.name for f in fields_of(*known))
-
-
-def _fixed(scope: Scope, found: Validated) -> Scope:
-    fields = found.scope.fields
-    return scope.resalted(
-        fields=fields, classes=_classes_of(fields), start_us=found.scope.start_us, end_us=found.scope.end_us, refused=()
-    )
-
-
-def _classes_of(fields: Sequence[str]) -> frozenset[str]:
-    return frozenset(BY_NAME[f].disclosure_class.value for f in fields if f in BY_NAME)
-
-
-def _classes(body: Mapping[str, Any]) -> frozenset[str]:
-    value = body.get("classes")
-    if not isinstance(value, list) or not 1 <= len(value) <= 32 or not all(_word(v) for v in value):
-        raise Malformed("classes", "This has to be a list of disclosure classes.")
-    return frozenset(value)
-
-
-def _fields(body: Mapping[str, Any]) -> tuple[str, ...] | None:
-    value = body.get("fields")
-    if value is None:
-        return None
-    if not isinstance(value, list) or not 1 <= len(value) <= 128 or not all(_word(v) for v in value):
-        raise Malformed("fields", "This has to be a list of fields of the record.")
-    known = [f for f in BY_NAME if f in value]
-    return (*known, *sorted(set(value) - BY_NAME.keys()))
-
-
-def _word(value: Any) -> bool:
-    return isinstance(value, str) and 0 < len(value) <= 64 and value.isascii() and value.isprintable()
-
-
-def _codes(findings: Sequence[Finding]) -> list[str]:
-    return [finding.rule.code for finding in findings]
-
-
-def _findings(found: Validated | Deficient) -> dict[str, Any]:
-    def told(findings: Sequence[Finding], weight: str) -> list[dict[str, Any]]:
-        return [
-            {
-                "rule": f.rule.code,
-                "citation": f.rule.citation,
-                "says": f.rule.says,
-                "do": f.rule.do,
-                "about": list(f.about[:100]),
-                "weight": weight,
-            }
-            for f in findings
-        ]
-
-    if isinstance(found, Validated):
-        return {"findings": told(found.withheld, "withheld") + told(found.notes, "note"), "within": None}
-    within = found.within
-    return {
-        "findings": told(found.findings, "deficient") + told(found.notes, "note"),
-        "within": None
-        if within is None
-        else {"fields": list(within.fields), "start_us": within.start_us, "end_us": within.end_us},
-    }
-
-
 def _answer_by(process: Process) -> datetime | None:
     due = deadlines(process.instrument, process.served_at, process.return_by, process.zone.key)
     return next((d.at for d in due if d.kind is DeadlineKind.RESPONSE), None)
-
-
-def _text_of(us: int) -> str:
-    return (_EPOCH + timedelta(microseconds=us)).isoformat()
 
 
 async def _needs_document(conn: asyncpg.Connection, case: Case) -> None:
