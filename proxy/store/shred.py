@@ -50,7 +50,7 @@ _ORDER = (
     "SELECT change_id, month, classes, ordered_at, entry_id, begun_at, pending_until, done_at FROM tollgate.shred"
     " WHERE change_id = $1"
 )
-_FACTS = "SELECT batches, rows, needed FROM tollgate.shred_facts($1)"
+_FACTS = "SELECT batches, rows, staged, needed FROM tollgate.shred_facts($1)"
 _KEYS = "SELECT key_class, key_id FROM tollgate.data_key WHERE month = $1 AND key_class = ANY ($2) ORDER BY key_class"
 _GONE = "SELECT key_class FROM tollgate.data_key_destroyed WHERE month = $1 AND key_class = ANY ($2)"
 _BEGIN = "SELECT tollgate.shred_begin($1, $2, $3)"
@@ -176,7 +176,9 @@ class Shredder:
         """
         there: datetime = await self._conn.fetchval("SELECT clock_timestamp()")
         order.check_floor(min(now, there))
-        batches, rows, needed = await self._conn.fetchrow(_FACTS, order.month)
+        batches, rows, staged, needed = await self._conn.fetchrow(_FACTS, order.month)
+        if staged:
+            raise ShredError("shred.staged", f"{order.month} has staged records: `tollgate roll` first")
         if needed:
             raise ShredError("shred.held", f"the legal desk still needs records of {order.month}: try again later")
         frozen = None

@@ -245,11 +245,13 @@ BEGIN
 END $$;
 
 -- What stands of a month and what still needs it. `needed`: a copy of it is being made or a hold has none yet, or a case
--- that is open asks for records of it that it has no copy of. Whose, and how many, is not said.
-CREATE FUNCTION tollgate.shred_facts(wanted int, OUT batches bigint, OUT rows bigint, OUT needed boolean)
+-- that is open asks for records of it that it has no copy of. Whose, and how many, is not said. `staged`: records wait to
+-- be rolled, which they could never be again.
+CREATE FUNCTION tollgate.shred_facts(wanted int, OUT batches bigint, OUT rows bigint, OUT staged boolean, OUT needed boolean)
     LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
     SELECT (SELECT count(*) FROM tollgate.run r WHERE r.month = wanted),
         (SELECT coalesce(sum(r.rows), 0)::bigint FROM tollgate.run r WHERE r.month = wanted),
+        EXISTS (SELECT FROM tollgate.run r WHERE r.month = wanted AND r.level = 0),
         EXISTS (SELECT FROM tollgate.hold h WHERE h.state = 'pending' AND wanted BETWEEN h.first_month AND h.last_month)
         OR EXISTS (
             SELECT FROM tollgate.legal_case c
@@ -270,6 +272,9 @@ BEGIN
         RAISE EXCEPTION 'there is no such order to begin' USING ERRCODE = 'insufficient_privilege';
     END IF;
     PERFORM tollgate.shred_floor(ordered.month);
+    IF (SELECT f.staged FROM tollgate.shred_facts(ordered.month) f) THEN
+        RAISE EXCEPTION 'month % has staged records', ordered.month USING ERRCODE = 'insufficient_privilege';
+    END IF;
     IF (SELECT f.needed FROM tollgate.shred_facts(ordered.month) f) THEN
         RAISE EXCEPTION 'the legal desk still needs records of month %', ordered.month
             USING ERRCODE = 'insufficient_privilege';

@@ -230,6 +230,26 @@ async def test_what_the_legal_desk_needs_stays(room: Room, owner: asyncpg.Connec
     assert await gone(owner) == {("parties", MONTH)}
 
 
+async def test_what_is_staged_is_rolled_first(room: Room) -> None:
+    await room.desk.store.ingest(calls(range(50, 53), at=OLD))
+    change = await room.order("location")
+    assert await room.refused(change) == "shred.staged"
+    with pytest.raises(asyncpg.InsufficientPrivilegeError, match="staged"):
+        await room.people.conn.execute("SELECT tollgate.shred_begin($1, $2, NULL)", change, uuid4())
+    await room.desk.store.roll()
+    await room.carry_out(change)
+    await room.desk.store.add(calls(range(60, 63), at=OLD + timedelta(days=31)))  # rolling goes on
+
+
+async def test_a_late_file_of_a_shredded_month_is_refused(room: Room) -> None:
+    await room.freeze()
+    await room.carry_out(await room.order(*ALL))
+    room.desk.store.keys.forget()  # as another run of the command, which has nothing in memory
+    with pytest.raises(KeyUnavailable):
+        await room.desk.store.ingest(calls(range(70, 73), at=OLD))
+    await room.desk.store.add(calls(range(80, 83), at=OLD + timedelta(days=31)))
+
+
 async def test_no_copy_is_begun_of_a_month_that_goes(room: Room, owner: asyncpg.Connection) -> None:
     await room.freeze()
     change = await room.order("parties")
