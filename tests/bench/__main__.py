@@ -10,7 +10,7 @@ import click
 from rich.console import Console
 from rich.table import Table
 
-from tests.bench import exposure, logcost, logfsck, logs, measures
+from tests.bench import exposure, legal, logcost, logfsck, logs, measures
 from tests.bench.measures import Result
 from tests.bench.rivals import Psql
 from tests.bench.stage import gateway, stage
@@ -22,6 +22,8 @@ BARS = {
     "ingest_small": (1.0, 4.0),
     "bytes_per_cdr": (0.33, 0.20),
     "lookup": (75.0, 25.0),
+    "legal_lookup_50": (75.0, 25.0),
+    "legal_bulk": (10.0, 3.0),
     "log_overhead": (1.02, 1.01),
     "log_append": (1.0, 0.0),
 }
@@ -37,11 +39,21 @@ BARS = {
 @click.option(
     "--only",
     multiple=True,
-    help="ingest, pulls, lookup, log_cost, small_pull, ingest_small, exposure, log_append, fsck (ingest always).",
+    help="ingest, pulls, lookup, log_cost, small_pull, ingest_small, exposure, log_append, fsck (ingest always), legal"
+    " (not among them: its 20 million records are built once and kept under build/).",
 )
-def main(rows: int, small_files: int, accesses: int, log_entries: int, rounds: int, only: tuple[str, ...]) -> None:
+@click.option("--legal-rows", default=20_000_000, show_default=True, help="Records of the legal desk's store.")
+def main(
+    rows: int,
+    small_files: int,
+    accesses: int,
+    log_entries: int,
+    rounds: int,
+    only: tuple[str, ...],
+    legal_rows: int,
+) -> None:
     """Run the benchmarks."""
-    results = asyncio.run(_run(rows, small_files, accesses, log_entries, rounds, set(only)))
+    results = asyncio.run(_run(rows, small_files, accesses, log_entries, rounds, set(only), legal_rows))
     table = Table(box=None)
     for name in ("name", "ours", "rival", "ratio", "first bar", "aim", "unit"):
         table.add_column(name, justify="left" if name in ("name", "unit") else "right")
@@ -59,7 +71,7 @@ def main(rows: int, small_files: int, accesses: int, log_entries: int, rounds: i
 
 
 async def _run(
-    rows: int, small_files: int, accesses: int, log_entries: int, rounds: int, only: set[str]
+    rows: int, small_files: int, accesses: int, log_entries: int, rounds: int, only: set[str], legal_rows: int
 ) -> list[Result]:
     results: list[Result] = []
 
@@ -68,6 +80,10 @@ async def _run(
         rival = "" if result.rival is None else f" against {result.rival:,.2f}: ratio {result.ratio:.2f}"
         click.echo(f"{result.name}: {result.ours:,.2f}{rival} ({result.unit})", err=True)
 
+    if "legal" in only:
+        await legal.legal(legal_rows, rounds, report)
+        if only == {"legal"}:
+            return results
     wanted = lambda name: not only or name in only  # noqa: E731
     async with stage("bench") as place:
         psql = Psql(place.config.database_url)
