@@ -376,6 +376,7 @@ async def test_where_nobody_signs_in_nothing_is_exchanged(database: Database, tm
 
 async def test_keys_that_change_at_the_provider(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     who, provider = await world.handler(), world.provider
+    monkeypatch.setattr(staffprovider, "RETRY_S", 0.0)
     assert (await who.exchange())[0] == 200
     asked = len(provider.asked)
     for _ in range(3):  # the keys are kept
@@ -388,7 +389,6 @@ async def test_keys_that_change_at_the_provider(world: World, monkeypatch: pytes
     new = provider.token(subject_of(HANDLER), who.key.thumbprint, (StaffRole.LEGAL_HANDLER,))
     old, who.id_token = who.id_token, new
     monkeypatch.setattr(staffprovider, "AGAIN_S", 0.0)
-    monkeypatch.setattr(staffprovider, "RETRY_S", 0.0)
     assert (await who.exchange())[0] == 200
     who.id_token = old
     assert (await who.exchange())[0] == 400
@@ -434,6 +434,7 @@ async def test_a_provider_that_is_not_one(
     await web.TCPSite(runner, "127.0.0.1", 0).start()
     wrong = pages(provider, f"http://127.0.0.1:{runner.addresses[0][1]}/jwks")
     try:
+        monkeypatch.setattr(staffprovider, "RETRY_S", 1000.0)
         provider.pages.update(wrong)
         status, body = await who.exchange()
         assert (status, body["error"]) == (503, "temporarily_unavailable")
