@@ -217,6 +217,7 @@ async def test_a_dump_says_nothing_of_whom_it_is_about(s: Services) -> None:
             for value in row:
                 data = value if isinstance(value, bytes) else str(value).encode()
                 assert not [w for w in words if w.encode() in data], table
-    # The digests of a scope bear random bytes: the same scope of another case has another.
+    # The digest of a scope bears random bytes: the same scope of another case has another.
+    await s.received()
     digests = await s.owner.fetch("SELECT digest FROM tollgate.case_scope")
     assert len({r["digest"] for r in digests}) == len(digests)
