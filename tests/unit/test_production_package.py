@@ -264,6 +264,7 @@ TAMPERED: dict[str, tuple[Callable[[dict[str, bytes]], None], str]] = {
         lambda f: f.__setitem__("manifest.jws", f["manifest.jws"].replace(b"..", b".e30.")), "no detached JWS"),
     "signature that says none": (
         lambda f: f.__setitem__("manifest.jws", b"eyJhbGciOiJub25lIn0..\n"), "no detached|not a signature"),
+    "a signature of megabytes": (lambda f: f.__setitem__("manifest.jws", bytes(2_000_000)), "larger than it can be"),
     "signature flipped": (
         lambda f: f.__setitem__("manifest.jws", f["manifest.jws"][:-10] + b"AAAAAAAA" + f["manifest.jws"][-2:]),
         "was changed|no detached",
