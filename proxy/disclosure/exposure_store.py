@@ -41,9 +41,10 @@ _CLEAR: Final = """batch_id, pair_id, ingress_ocn, egress_ocn, rows, first_recor
     last_start, format, classes"""
 _LIST: Final = f"""
 SELECT {_CLEAR} FROM tollgate.batch
-WHERE month = $1 AND (ingress_ocn = ANY ($2) OR egress_ocn = ANY ($3))
+WHERE month = $1 AND (ingress_ocn = ANY ($2) OR egress_ocn = ANY ($3)) AND ingress_ocn <> -2 AND egress_ocn <> -2
     AND last_record_id >= $4 AND first_record_id <= $5 ORDER BY pair_id, last_record_id
 """
+"""Of a peer's reach: an unmapped call is disclosed to none."""
 _LIST_ALL: Final = f"""
 SELECT {_CLEAR} FROM tollgate.batch
 WHERE month = $1 AND last_record_id >= $2 AND first_record_id <= $3 ORDER BY pair_id, last_record_id
