@@ -35,7 +35,6 @@ import pyarrow as pa
 from keys.datakeys import DataKeys
 from keys.errors import KeyUnavailable, SealError
 from keys.provider import DataKey, Period
-from keys.sealing import open_sealed, seal
 from proxy import logs
 from proxy.disclosure import held, orders
 from proxy.disclosure.access import LegalAccess
@@ -246,7 +245,7 @@ class Extractions:
         hold_id = row["hold_id"]
         key = await (self._making.pop(hold_id, None) or self._ensured(hold_id, row["key_month"]))
         if row["order_sealed"] is None:
-            sealed = seal(key, [made.text], held.order_aad(hold_id))
+            sealed = held.seal_order(key, hold_id, made.text)
             await self._pool.execute(held.SEAL_ORDER, hold_id, sealed)
         return key
 
@@ -342,7 +341,7 @@ class Extractions:
 
     async def _read_order(self, row: asyncpg.Record) -> Ordered:
         key = await self._holds.key(row["hold_id"], row["key_month"])
-        (text,) = open_sealed(key, row["order_sealed"], held.order_aad(row["hold_id"]))
+        text = held.open_order(key, row["hold_id"], row["order_sealed"])
         made: Ordered = await self._access.run(orders.read_order, text)
         if made.digest != row["order_digest"]:
             raise SealError("an extraction's order is not the one of its digest")

@@ -98,8 +98,21 @@ def extraction_of(row: Mapping[str, Any]) -> Extraction:
     )
 
 
-def order_aad(hold_id: str) -> bytes:
-    """Return what a hold's order is bound to."""
+def seal_order(key: DataKey, hold_id: str, text: bytes) -> bytes:
+    """Seal an order beside its hold."""
+    return seal(key, [text], _order_aad(hold_id))
+
+
+def open_order(key: DataKey, hold_id: str, sealed: bytes) -> bytes:
+    """Return the text of a hold's order.
+
+    Raises:
+        SealError: if it was altered, or is another hold's.
+    """
+    return open_sealed(key, sealed, _order_aad(hold_id))[0]
+
+
+def _order_aad(hold_id: str) -> bytes:
     return b"TGO1" + hold_id.encode()
 
 

@@ -18,6 +18,8 @@ MAY_UNSEAL = {
     "proxy.store.fingerprints",
     "proxy.ingest.rejects",  # a file's name
     "proxy.disclosure.cursors",
+    "proxy.disclosure.held",  # what is held for a case
+    "proxy.legal.sealing",  # a case's own material; no record
 }
 """What opens ciphertext at all, the log aside."""
 
