@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from datetime import UTC, datetime, timedelta
 from itertools import product
-from typing import Any
-from uuid import uuid4
+from typing import Any, cast
+from uuid import UUID, uuid4
 
 import asyncpg
 import pytest
 
 from keys.file_provider import FileProvider
 from proxy.changes.model import OwnChange
+from proxy.changes.service import Changes
 from proxy.ledger.model import Kind
 from proxy.ledger.service import Ledger
 from proxy.legal.holds import TRANSITIONS, HoldState
-from proxy.legal.kinds import KINDS
+from proxy.legal.kinds import KINDS, SecrecyLift
 from proxy.legal.secrecy import NONE, Audience, Authority, Secrecy, visible, visible_sql
 from proxy.registry.model import Conflict, RegistryError
 from proxy.staff.model import StaffRole
@@ -24,7 +25,7 @@ from schema.roles import Role
 from tests.conftest import Database
 from tests.support.holds import HANDLER, People, add_case, add_hold, open_people
 from tests.support.ledger import open_ledger, open_provider
-from tests.support.operators import grant_of
+from tests.support.operators import OneConnection, grant_of
 
 HOLD = "H-AAAAAAAAAA"
 
@@ -230,6 +231,22 @@ async def test_a_lift_is_of_what_the_change_names(people: People, owner: asyncpg
         with pytest.raises(asyncpg.InsufficientPrivilegeError):
             await people.conn.execute(statement, change)
     assert await owner.fetchval("SELECT state FROM tollgate.hold") == "active"
+
+    class Wrong(SecrecyLift):
+        """A change of one kind, approved just now, that is used as one of another."""
+
+        def read(self, payload: Mapping[str, Any]) -> Mapping[str, Any]:
+            return payload
+
+        async def apply(self, conn: asyncpg.Connection, change_id: UUID, payload: Mapping[str, Any]) -> list[Any]:
+            await conn.fetchval("SELECT tollgate.hold_lift($1)", change_id)
+            return []
+
+    changes = Changes(cast(asyncpg.Pool, OneConnection(people.conn)), people.operators.ledger, [Wrong()])
+    handler, approver = grant_of(HANDLER, StaffRole.LEGAL_HANDLER), grant_of("approver-1", StaffRole.LEGAL_APPROVER)
+    made = await changes.propose(handler, "secrecy.lift", {"hold": HOLD}, "test")
+    with pytest.raises(asyncpg.InsufficientPrivilegeError, match=r"not one of kind hold\.lift"):
+        await changes.approve(approver, made.change_id, made.digest)
 
 
 async def test_kinds_are_the_database_s_own(owner: asyncpg.Connection) -> None:
