@@ -30,8 +30,9 @@ from pathlib import Path
 from typing import Any
 
 import asyncpg
-from rich.console import Console
+import legal
 from rich.markup import escape
+from steps import StepFailedError, check, heading, out
 
 from proxy.cli import embedded
 
@@ -54,23 +55,6 @@ CARRIERS = (
 )
 
 STAFF_ENVIRONMENT = ("TOLLGATE_SESSION", "TOLLGATE_OIDC_ISSUER", "TOLLGATE_OIDC_CLIENT_ID", "TOLLGATE_OIDC_CA")
-
-out = Console(highlight=False, soft_wrap=True)
-
-
-class StepFailedError(Exception):
-    """A step did not do what it says."""
-
-
-def check(truth: bool, says: str) -> None:
-    """Hold a step to what it says."""
-    if not truth:
-        raise StepFailedError(says)
-
-
-def heading(text: str) -> None:
-    """Begin a step."""
-    out.print(f"\n[bold cyan]== {escape(text)}[/]")
 
 
 def free_port(wanted: int = 0) -> int:
@@ -104,6 +88,8 @@ class Demo:
             "TOLLGATE_OIDC_CLIENT_ID": "tollgate",
             "TOLLGATE_OIDC_CA": str(folder / "provider" / "ca.pem"),
             "TOLLGATE_CA": "home/tls/ca.pem",
+            "TOLLGATE_LEGAL_DESK": "1",
+            "TOLLGATE_CARRIER_NAME": "Example Carrier",
         }
         self.gateway: subprocess.Popen[str] | None = None
         self.pulled: dict[str, Any] = {}
@@ -134,14 +120,14 @@ class Demo:
         """Run a command that answers in JSON."""
         return json.loads(self.tollgate(*args, "--json"))
 
-    def refused(self, *args: str, says: str) -> None:
+    def refused(self, *args: str, says: str, code: int = 1) -> None:
         """Run a command that has to be refused for the right reason."""
         self.shown(*args)
         done = subprocess.run(
             [TOLLGATE, *args], env=self.environment, cwd=self.folder, text=True, check=False, capture_output=True
         )
         out.print(escape(done.stderr.strip()), style="yellow")
-        check(done.returncode == 1, f"what must be refused ended with {done.returncode}")
+        check(done.returncode == code, f"what must be refused ended with {done.returncode}, not {code}")
         check(says in done.stderr, f"the refusal does not say {says!r}")
 
     def connection(self, carrier: str) -> dict[str, str]:
@@ -445,6 +431,7 @@ class Demo:
         self.log()
         self.tamper()
         self.metrics()
+        legal.run(self)
 
     def next_commands(self) -> None:
         """What to try now."""
