@@ -83,7 +83,7 @@ _TO_DESTROY = """
 SELECT h.hold_id FROM tollgate.hold h
 WHERE h.state IN ('expired', 'lifted', 'void') AND h.destroyed_at IS NULL ORDER BY h.hold_id LIMIT 100
 """
-_COUNTED = f"""
+COUNTED = f"""
 SELECT count(*) AS live, count(*) FILTER (WHERE h.expires_at <= now() + $1::interval) AS due
 FROM tollgate.hold h JOIN tollgate.legal_case c ON c.case_id = h.case_id
 WHERE h.state IN ('pending', 'active', 'renewed') AND {visible_sql(Audience.OTHERS, "c")}
@@ -301,7 +301,7 @@ class Holding:
                 await self._enter(conn, _GATEWAY, (), hold, "destroy")
 
     async def _count(self) -> None:
-        row = await self._register.pool.fetchrow(_COUNTED, timedelta(days=DUE_DAYS))
+        row = await self._register.pool.fetchrow(COUNTED, timedelta(days=DUE_DAYS))
         metrics.HOLDS.set(row["live"])
         metrics.HOLDS_DUE.set(row["due"])
 

@@ -16,6 +16,7 @@ from proxy.changes.model import OwnChange
 from proxy.changes.service import Changes
 from proxy.ledger.model import Kind
 from proxy.ledger.service import Ledger
+from proxy.legal.holding import COUNTED, DUE_DAYS
 from proxy.legal.holds import TRANSITIONS, HoldState
 from proxy.legal.kinds import KINDS, SecrecyLift
 from proxy.legal.secrecy import NONE, Audience, Authority, Secrecy, visible, visible_sql
@@ -72,6 +73,17 @@ async def test_the_condition_of_a_statement_is_the_predicate(owner: asyncpg.Conn
         assert {r["case_id"] for r in shown} == expected
     secret = await owner.fetch("SELECT s FROM tollgate.secret_cases() s")
     assert {r["s"] for r in secret} == {r["case_id"] for r in rows} - expected
+
+
+async def test_metrics_count_what_may_be_known_of(owner: asyncpg.Connection, desk: asyncpg.Connection) -> None:
+    every = ((NONE, "A"), ("2705b", "B"), ("2709c", "C"))
+    for name, letter in every:
+        requested = datetime.now(UTC) - timedelta(days=80)
+        await add_hold(owner, await add_case(owner, name), f"H-{letter * 10}", requested=requested)
+    row = await desk.fetchrow(COUNTED, timedelta(days=DUE_DAYS))
+    assert (row["live"], row["due"]) == (1, 1)
+    row = await desk.fetchrow(COUNTED, timedelta(days=1))
+    assert (row["live"], row["due"]) == (1, 0)
 
 
 async def test_a_hold_moves_as_its_value_does(owner: asyncpg.Connection) -> None:
