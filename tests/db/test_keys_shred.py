@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import signal
 from collections.abc import AsyncIterator
@@ -15,6 +16,7 @@ from uuid import UUID, uuid4
 
 import asyncpg
 import pytest
+from click.testing import CliRunner, Result
 
 from keys.audit import State, audit
 from keys.backup import record_backup
@@ -22,6 +24,7 @@ from keys.errors import KeyUnavailable
 from keys.file_provider import FileProvider
 from keys.provider import Period
 from proxy.changes.model import OwnChange
+from proxy.cli.main import main
 from proxy.config import Config
 from proxy.ledger.model import Kind
 from proxy.registry.model import RegistryError
@@ -387,6 +390,27 @@ async def test_killed_at_each_step_it_goes_on(room: Room, owner: asyncpg.Connect
     ring = FileProvider(room.config.keyring_dir).keyring.read(fresh=True)
     assert {Period("timing", MONTH), Period("parties", MONTH)} <= set(ring.destroyed)
     assert await room.refused(change) == "shred.done"
+
+
+async def test_the_command_carries_an_order_out(room: Room, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TOLLGATE_DATABASE_URL", room.config.database_url)
+    home = ["--home", str(room.config.home), "keys", "shred"]
+
+    async def run(*words: str) -> Result:
+        return await asyncio.to_thread(CliRunner().invoke, main, [*home, *words])
+
+    refused = await run("2024-07", "timing", "--dry-run")
+    assert (refused.exit_code, "exposure freeze 2024-07" in refused.output) == (1, True)
+    free = await run("2024-07", "location", "--dry-run", "--json")
+    assert (free.exit_code, json.loads(free.stdout)["rows"]) == (0, 30)
+    change = str(await room.order("location"))
+    keyring = FileProvider(room.config.keyring_dir).keyring
+    record_backup(keyring, keyring.read().generation, datetime.now(UTC))
+    done = await run("--carry-out", change, "--yes")
+    assert done.exit_code == 0, done.output
+    assert "PENDING until" in done.output
+    again = await run("--carry-out", change, "--yes")
+    assert (again.exit_code, "it was done" in again.output) == (1, True)
 
 
 async def test_one_at_a_time(room: Room, owner: asyncpg.Connection) -> None:
