@@ -415,6 +415,14 @@ async def test_steps_out_of_order_are_refused(world: World) -> None:
     await world.productions.draft(facts(), held())
     with pytest.raises(ProductionError, match="not certified yet"):
         await world.productions.seal(production_id, [RECIPIENT])
+    await case(world.owner, "certified")
+    with pytest.raises(asyncpg.CheckViolationError):  # nor by the gateway's own role, whatever the case is
+        await world.pool.execute(
+            "INSERT INTO tollgate.production_delivery (delivery_id, production_id, recipients_digest, recipients)"
+            " VALUES (gen_random_uuid(), $1, decode(repeat('00', 32), 'hex'), 'x')",
+            production_id,
+        )
+    await case(world.owner)
     await world.productions.certify(production_id, signed_pdf())
     with pytest.raises(ProductionError, match="what is delivered is certified"):  # the case is not, yet
         await world.productions.seal(production_id, [RECIPIENT])
