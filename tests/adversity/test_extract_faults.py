@@ -44,15 +44,15 @@ def worker(config: Config, folder: Path, asked: ExtractionOrder, kill_at: int, b
     asyncio.run(work())
 
 
-async def seen(desk: Desk, hold_id: str) -> set[int]:
-    """Record ids that the log says were held, of all entries of an extraction."""
+async def seen(desk: Desk, hold_id: str) -> list[int]:
+    """Record ids that the log says were held, of all entries of an extraction: none is told twice."""
     access = (await desk.extractions.progress(hold_id)).access_id  # type: ignore[union-attr]
-    found: set[int] = set()
+    found: list[int] = []
     for entry in await desk.store.ledger.read(limit=1000):
         if entry.access_id == access and "records" in (entry.records or {}):
             for first, last in entry.records["records"].get("runs", ()):  # type: ignore[index]
-                found |= set(range(int(first), int(last) + 1))
-    return found
+                found += range(int(first), int(last) + 1)
+    return sorted(found)
 
 
 KILLS = ((4, True), (10, False), (15, True), (21, False), (26, True), (33, False), (41, True), (52, False), (60, True))
@@ -94,7 +94,7 @@ async def test_killed_at_a_statement(database: Database, tmp_path: Path) -> None
             whole = (peace.state, peace.rows, peace.pieces, peace.sha256)
             assert (found.state, found.rows, found.pieces, found.sha256) == whole
             assert await desk.rows(wanted.hold_id) == rows
-            assert await seen(desk, wanted.hold_id) == {r["record_id"] for r in rows}
+            assert await seen(desk, wanted.hold_id) == sorted(r["record_id"] for r in rows)
             assert await desk.extractions.sources(wanted.hold_id) == await desk.extractions.sources(peace.hold_id)
         assert came_to[0] == "nothing"
         assert came_to[-4:] == ["complete"] * 4

@@ -309,6 +309,9 @@ async def test_orders_beyond_their_permit(desk: Desk) -> None:
     await refused(desk, "targets", replace(good, targets=()))
     await refused(desk, "targets", replace(good, targets=(*good.targets, target(number(2)))))
     await refused(desk, "targets", replace(good, targets=(target("trunk:tg-1"),)))
+    # In a class that the permit reaches all the same, and of a kind that it does not name.
+    wide = order(case, number(1), fields=EVERYTHING)
+    await refused(desk, "targets", replace(wide, targets=(target("trunk:tg-1"),)))
     await refused(desk, "targets", replace(good, targets=(target("+1202x"),)))
     await refused(desk, "window", order(case, number(1), start=JULY, end=JULY))
     await refused(desk, "window", order(case, number(1), start=JULY - timedelta(days=8000)))
@@ -343,6 +346,11 @@ async def test_a_shredded_month_is_told(desk: Desk, owner: asyncpg.Connection) -
     desk.store.keys.forget()
     done, found = await desk.extract(number(9), end=AUGUST + timedelta(days=9))
     assert done.gone == ((202607, ("parties", "subscriber")),)
+    assert len(found) == 20
+    await owner.execute("INSERT INTO tollgate.data_key_destroyed (key_class, month) VALUES ('timing', 202607)")
+    desk.store.keys.forget()
+    done, found = await desk.extract(number(9), end=AUGUST + timedelta(days=9))
+    assert done.gone == ((202607, ("parties", "subscriber", "timing")),)
     assert len(found) == 20
 
 
