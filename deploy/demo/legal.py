@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 from zoneinfo import ZoneInfo
 
 from pyrage import x25519
-from reportlab.pdfgen.canvas import Canvas
 from rich.markup import escape
 from steps import check, heading, out
 
@@ -24,23 +23,6 @@ STAFF = (
     ("handler", "legal_handler", "Legal Handler", "Custodian of Records"),
     ("approver", "legal_approver", "Legal Approver", "Counsel"),
 )
-
-
-def served_document(file: Path) -> None:
-    """Write what was served: a page that a court might have printed."""
-    page = Canvas(str(file), invariant=1)
-    page.setFont("Times-Bold", 14)
-    page.drawString(72, 720, "SUBPOENA TO PRODUCE DOCUMENTS (an example)")
-    page.setFont("Times-Roman", 11)
-    lines = (
-        "Grand Jury of Example County, No. GJ-2026-0001",
-        "To: Example Carrier, Custodian of Records",
-        f"All call detail records, with cell sites, of the telephone number {NUMBER} for 21 November 2026.",
-    )
-    for number, line in enumerate(lines):
-        page.drawString(72, 690 - 18 * number, line)
-    page.showPage()
-    page.save()
 
 
 def hire(demo: Demo) -> None:
@@ -66,13 +48,12 @@ def run(demo: Demo) -> None:
     hire(demo)
     heading("A subpoena is served: it asks for a day's calls of a number, and for the cell sites")
     demo.staff("handler")
-    served_document(demo.folder / "served.pdf")
     now = datetime.now(ZoneInfo("America/New_York"))
     case = demo.tollgate(
         "case", "new", "--instrument", "subpoena", "--agency", "Example County", "--officer", "Foreperson",
         "--reference", "GJ-2026-0001", "--signed-by", "grand_jury", "--issued", f"{now:%Y-%m-%d}", "--served",
         f"{now:%Y-%m-%dT%H:%M:%S%z}", "--return-by", f"{now + timedelta(days=14):%Y-%m-%d}", "--attest", "authentic",
-        "--document", "served.pdf",
+        "--document", "data/subpoena.pdf",
     ).strip()  # fmt: skip
     demo.tollgate(
         "case", "scope", case, "--targets", "-", "--from", DAY, "--through", DAY,
