@@ -15,6 +15,7 @@ import aiohttp
 import asyncpg
 import pytest
 
+from keys.file_provider import FileProvider
 from keys.provider import Period
 from keys.signing import SigningKeys
 from proxy.disclosure.exposure_freeze import officers_tools
@@ -182,6 +183,8 @@ async def test_a_clock_that_runs_out_ends_the_copy(d: Desk, owner: asyncpg.Conne
         "hold_" + hold["hold_id"].removeprefix("H-").lower(),
     )
     assert gone == 1
+    ring = FileProvider(d.world.config.keyring_dir).keyring.read(fresh=True)
+    assert "hold_" + hold["hold_id"].removeprefix("H-").lower() in {p.key_class for p in ring.destroyed}
     assert await told(d) == ["preserve", "expire", "destroy"]
     answer = await d.handler.ask("POST", f"/v1/holds/{hold['hold_id']}/renew", json={"reason": "too late"})
     assert answer.status == 409
