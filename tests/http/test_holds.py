@@ -18,6 +18,8 @@ import pytest
 from keys.file_provider import FileProvider
 from keys.provider import Period
 from keys.signing import SigningKeys
+from proxy import desk as composition
+from proxy import forgetting
 from proxy.disclosure.exposure_freeze import officers_tools
 from proxy.disclosure.exposure_proof import Prover
 from proxy.ledger.model import Kind
@@ -52,7 +54,9 @@ PERIOD = f"from=2026-01-01&to={TODAY.year + 1}-01-01"
 
 
 @pytest.fixture
-async def d(database: Database, tmp_path: Path) -> AsyncIterator[Desk]:
+async def d(database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Desk]:
+    monkeypatch.setattr(composition, "HOLDS_S", 0.3)
+    monkeypatch.setattr(forgetting, "EVERY_S", 0.3)
     mine = calls(12, "123A", "456B", OLD, calling=NUMBER)
     others = calls(12, "123A", "456B", OLD, calling="+12125550177")
     async with desk(database, tmp_path, records=mine + others, privacy_desk=1) as made:
