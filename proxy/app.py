@@ -22,7 +22,7 @@ from keys.errors import KeysError
 from keys.file_provider import FileProvider
 from keys.notes import NoteError, check_name
 from keys.signing import SigningKeys
-from proxy import desk, logs, metrics, officers, problems
+from proxy import logs, metrics, officers, problems
 from proxy.changes.http import ChangesApi
 from proxy.changes.kinds import CARRIERS as CARRIER_KINDS
 from proxy.changes.registryhttp import RegistryApi
@@ -201,7 +201,12 @@ class Gateway:
         # Arrow's own pool keeps what it once had: the system's gives a quarter of the peak back, at the same speed.
         pa.set_memory_pool(pa.system_memory_pool())
         tls = self._tls()
-        classes = KEY_CLASSES | desk.KEY_CLASSES if config.legal_desk else KEY_CLASSES
+        classes = KEY_CLASSES
+        if config.legal_desk:
+            # Not at the top: what makes pages and looks into documents takes 40 MiB that no other gateway needs.
+            from proxy import desk
+
+            classes |= desk.KEY_CLASSES
         provider = self.provider = FileProvider(config.keyring_dir, classes, _observe)
         signing = SigningKeys(config.keyring_dir)
         keys = self.keys = DataKeys(provider)
