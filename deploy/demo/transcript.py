@@ -27,7 +27,7 @@ _STAND_INS = (
     (r"\b[0-9a-f]{64}\b", "6cbeaba80152a3ba…"),
     (r"(?<![\w-])[\w-]{43}(?![\w-])", "0TEM6F5Ox3xO…"),
     (r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d+\+00:00", "2026-11-21T14:46:06.819+00:00"),
-    (r"(--(?:issued|served|return-by|on)|Date: {6,}|Served: {4,}) ?\d{4}-\d\d-\d\d\S*", r"\1 2026-11-21"),
+    (r"(--(?:issued|served|return-by|on) |(?:Date|Served): +)\d{4}-\d\d-\d\d\S*", r"\g<1>2026-11-21"),
     (r"localhost:\d+/log\+[0-9a-f]{8}\+\S+", "localhost:8443/log+dc98a50f+AR8xDhdj…"),
     (r"\bC-[A-Z2-7]{10}\b", "C-3P3FQ6P7W4"),
     (r"due again by \d{4}-\d\d-\d\d", "due again by 2027-11-21"),
