@@ -5,12 +5,27 @@ A label never holds a number, a case, a token or anything a client typed. ``clie
 
 from __future__ import annotations
 
+from bisect import bisect_left
+from collections import Counter as Count
+from collections.abc import Sequence
+
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
 
 REGISTRY = CollectorRegistry()
 ProcessCollector(registry=REGISTRY)  # memory, CPU, open files
 
 _FAST = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+
+
+class Bulk(Histogram):
+    """A histogram without labels that takes many values at once."""
+
+    def observe_many(self, values: Sequence[float]) -> None:
+        """As ``observe`` of each: the sum and each bucket are added to once, a tenth of the cost."""
+        self._sum.inc(sum(values))
+        for bucket, count in Count([bisect_left(self._upper_bounds, value) for value in values]).items():
+            self._buckets[bucket].inc(count)
+
 
 REQUESTS = Counter("tollgate_http_requests", "HTTP requests answered", ("route", "method", "status"), registry=REGISTRY)
 REQUEST_SECONDS = Histogram(
@@ -39,7 +54,7 @@ DISCLOSED_BYTES = Counter(
 )
 OPEN_STREAMS = Gauge("tollgate_open_streams", "Answers being streamed", registry=REGISTRY)
 STREAMS_CUT = Counter("tollgate_streams_cut", "Answers that ended early", ("reason",), registry=REGISTRY)
-LOG_APPEND_SECONDS = Histogram(
+LOG_APPEND_SECONDS = Bulk(
     "tollgate_log_append_duration_seconds", "Time until an entry is durable", buckets=_FAST, registry=REGISTRY
 )
 LOG_GROUP = Histogram(

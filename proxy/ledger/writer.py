@@ -189,11 +189,13 @@ class GroupWriter:
         if not done:
             return
         now = asyncio.get_running_loop().time()
+        waited = []
         for waiting in group:
             placed = done.get(waiting.encoded.entry_id.int)
             if placed is not None and not waiting.future.done():
                 waiting.future.set_result(placed)
-                metrics.LOG_APPEND_SECONDS.observe(now - waiting.since)
+                waited.append(now - waiting.since)
+        metrics.LOG_APPEND_SECONDS.observe_many(waited)
         self.mark.acknowledged = max(self.mark.acknowledged, 1 + max([placed.index for placed in done.values()]))
         metrics.LOG_SIZE.set(self.mark.acknowledged)
 
