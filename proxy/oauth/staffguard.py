@@ -21,6 +21,7 @@ from proxy.oauth.presented import NONCE, Presentations, invalid_proof, invalid_t
 from proxy.oauth.staffadmission import SAYS, StaffAdmissions
 from proxy.oauth.stafftokens import StaffReader
 from proxy.problems import Problem
+from proxy.server import DESK
 from proxy.staff.model import StaffGrant, StaffRole
 
 STAFF: web.RequestKey[str] = web.RequestKey("tollgate.staff", str)
@@ -69,6 +70,7 @@ class StaffGuard:
             metrics.AUTH_REFUSALS.labels(reason=error.reason).inc()
             raise
         request[STAFF] = grant.staff_id
+        request[DESK] = grant.holds(StaffRole.LEGAL_HANDLER, StaffRole.LEGAL_APPROVER)
         if roles and not grant.holds(*roles):
             metrics.AUTH_REFUSALS.labels(reason="staff.role").inc()
             await self._deny(grant, "staff.role", roles)

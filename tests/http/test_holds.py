@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import json
+import logging
 from collections.abc import AsyncIterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
@@ -19,7 +21,7 @@ from keys.file_provider import FileProvider
 from keys.provider import Period
 from keys.signing import SigningKeys
 from proxy import desk as composition
-from proxy import forgetting
+from proxy import forgetting, logs
 from proxy.disclosure.exposure_freeze import officers_tools
 from proxy.disclosure.exposure_proof import Prover
 from proxy.ledger.model import Kind
@@ -348,3 +350,45 @@ async def test_a_carrier_is_given_what_is_left_of_a_shredded_month(d: Desk) -> N
     await shred(d, "parties", "timing")
     assert await d.world.pull(peer, path) == []
     assert await d.world.search(peer, NUMBER, **window) == []
+
+
+async def test_metrics_and_requests_tell_no_step_of_the_desk(d: Desk) -> None:
+    """Nor of a case that is no secret: what is missing only where one is would tell of it."""
+    stream = io.StringIO()
+    listener = logging.StreamHandler(stream)
+    listener.setFormatter(logs.JsonFormatter())
+    logging.getLogger().addHandler(listener)
+    tollgate = logging.getLogger("tollgate")
+    level = tollgate.level
+    tollgate.setLevel(logging.DEBUG)
+
+    async def shown() -> list[str]:
+        async with d.world.http.get(d.world.gateway.metrics_url + "/metrics") as answer:
+            return [line for line in (await answer.text()).splitlines() if line.startswith("tollgate_http_")]
+
+    try:
+        before = await shown()
+        case = await preserved(d, nondisclosure={"authority": "2705b", "until": "2099-01-01"})
+        await d.handler.ask("GET", f"/v1/cases/{case['case_id']}/nothing/here")
+        await d.handler.ask("DELETE", f"/v1/holds/{case['hold_id']}")
+        change = {"kind": "hold.lift", "payload": {"hold": case["hold_id"]}, "reason": "as agreed"}
+        assert (await d.handler.ask("POST", "/v1/changes", json=change)).status == 201
+        assert (await d.approver.ask("GET", "/v1/changes")).status == 200
+        assert (await d.handler.ask("GET", f"/v1/log/search?case={case['case_id']}&reason=x")).status == 200
+        after = await shown()
+    finally:
+        logging.getLogger().removeHandler(listener)
+        tollgate.setLevel(level)
+    grown = {line.rpartition(" ")[0] for line in after if line not in before and "_duration_" not in line}
+    steps = {line for line in grown if "_requests" in line and "/oauth/token" not in line}
+    assert steps == {'tollgate_http_requests_total{method="",route="desk",status=""}'}
+    assert not [line for line in after if "_duration_" in line and ("desk" in line or "/v1/" in line)]
+    assert not [line for line in after if "_created" in line]
+    lines = [json.loads(line) for line in stream.getvalue().splitlines()]
+    desks = [line for line in lines if line["event"] == "http.request" and line["route"] != "/oauth/token"]
+    assert len(desks) >= 10
+    for line in desks:
+        assert set(line) == {"at", "level", "logger", "event", "route"}
+        assert line["route"] == "desk"
+    for word in (case["case_id"], case["hold_id"], d.handler.staff_id, d.approver.staff_id):
+        assert word not in stream.getvalue()
