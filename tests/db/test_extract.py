@@ -266,7 +266,8 @@ async def test_a_preservation_is_read_by_its_cases_extraction(desk: Desk) -> Non
     found = await desk.rows(done.hold_id)
     assert len(found) == 60
     assert not any("ingress_trunk" in r for r in found)
-    assert [r["calling"] == int(number(9)[1:]) for r in found] == ["name" in r for r in found]  # it made one of them
+    july = found[:40]
+    assert [r["calling"] == int(number(9)[1:]) for r in july] == ["name" in r for r in july]  # it made one of them
     assert [r["line_number"] for r in found[:40]] == [r["line_number"] for r in held]
 
 

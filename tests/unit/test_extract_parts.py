@@ -132,7 +132,7 @@ def test_a_sweep_sorts_and_cuts_whatever_came_in_which_batches(
     batches.sort(key=lambda b: min(r[0] for r in b))
     beside = [r for r in rows if data.draw(st.booleans())]
     sweep, found = Sweep(schema, piece_rows=size), []
-    sweep.add(as_table(beside, 1000), preserved=True)
+    sweep.add(as_table(beside, 100_000), preserved=True)
     for i, part in enumerate(batches):
         sweep.add(as_table(part, 1 + i * 100))
         found += list(sweep.pieces(min(r[0] for r in batches[i + 1]) if i + 1 < len(batches) else 41))
@@ -140,7 +140,7 @@ def test_a_sweep_sorts_and_cuts_whatever_came_in_which_batches(
     want = sorted(rows)
     assert [k for piece in found for k in keys_of(piece)] == want
     assert [p.num_rows for p in found] == [min(size, len(rows) - i) for i in range(0, len(rows), size)]
-    assert all(i < 1000 for piece in found for i in piece.column("record_id").to_pylist())
+    assert all(i < 100_000 for piece in found for i in piece.column("record_id").to_pylist())
     done = data.draw(st.integers(0, len(found)))
     held = [k for piece in found[:done] for k in keys_of(piece)]
     if held:
