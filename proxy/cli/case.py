@@ -40,6 +40,7 @@ COMMANDS: dict[str, Command] = {
     "certify": Command(_RELEASE, "certify", "Give the certificate as the custodian signed it."),
     "deliver": Command(_RELEASE, "deliver", "Encrypt the package to its recipient and fetch it."),
     "ack": Command(_RELEASE, "ack", "Note that the recipient acknowledged it."),
+    "secret": Command("proxy.cli.case", "secret", "Enter a later order of non-disclosure, or its extension."),
     "close": Command("proxy.cli.case", "close", "Close a case."),
     "show": Command("proxy.cli.case", "show_", "Show a case."),
     "list": Command("proxy.cli.case", "list_", "List cases, newest first."),
@@ -370,6 +371,29 @@ def contest(case_id: str, version: int | None, as_json: bool, reason: str) -> No
 def close(case_id: str, version: int | None, as_json: bool, reason: str) -> None:
     """Close a case; an extraction that runs is cancelled."""
     told(change(case_id, "close", {"reason": reason}, version=version), as_json)
+
+
+@click.command()
+@versioned
+@click.option(
+    "--authority", required=True, type=click.Choice(["2705b", "2709c", "court_seal"]), help="What forbids disclosure."
+)
+@click.option("--until", metavar="DAY", help="The last day on which it binds, if it names one.")
+@click.option(
+    "--document", required=True, type=click.Path(dir_okay=False, path_type=Path), help="The order (PDF); it is stored."
+)
+def secret(case_id: str, version: int | None, as_json: bool, authority: str, until: str | None, document: Path) -> None:
+    """Keep a case secret from now on, or for longer. An order only gets stronger here; to lift it takes two people.
+
+    \b
+    Example:
+      tollgate case secret C-… --authority 2705b --until 2027-06-30 --document order.pdf
+    """
+    stored = _store(case_id, document, "nondisclosure", version)
+    body = {"authority": authority, "document": stored["documents"][-1]["document_id"]}
+    if until:
+        body["until"] = until
+    told(change(case_id, "secret", body, version=stored["version"]), as_json)
 
 
 @click.command("show")

@@ -1,7 +1,8 @@
 """Two people: the approval of one exact scope, the act of one in an emergency, its confirmation by another.
 
 An approval names the digest of the scope that its approver saw; any later change of the scope voids it; it runs out.
-Nobody who handled a case approves it; PostgreSQL holds the same (0014_cases.sql).
+Nobody who handled a case approves it. What one person did in an emergency stays to be decided by another, whatever
+becomes of the scope and the approval meanwhile. PostgreSQL holds the same (0014_cases.sql).
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import re
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 from uuid import uuid4
@@ -88,7 +90,8 @@ class Approvals:
         """Release in an emergency on one person's word; within 48 hours another confirms or contests it.
 
         Raises:
-            CaseError: the instrument is no emergency; it is another scope; or see `Register.act`.
+            CaseError: the instrument is no emergency; somebody acted before, and another has not confirmed it; it is
+                another scope; or see `Register.act`.
         """
         named = _digest(scope_sha256)
 
@@ -96,6 +99,12 @@ class Approvals:
             instrument = INSTRUMENTS[case.instrument]
             if not (instrument.one_person and instrument.discloses):
                 raise Refused("approval.absent", _DUTY, "One person acts in an emergency only: have it approved.")
+            for before in await approvals(conn, case.case_id):
+                # Voided or not: one person's word counts once, until another has confirmed it.
+                if before.kind == "emergency" and before.verdict is None:
+                    raise unconfirmed("Somebody else has first to confirm or contest what was done before.")
+                if before.verdict == "contested":
+                    raise contested()
             approval = await self._add(conn, who, case, named, "emergency")
             told: dict[str, JSON] = {"approval": str(approval.approval_id), "scope_sha256": scope_sha256}
             confirm = {"confirm_by": approval.expires_at.isoformat()}
@@ -107,15 +116,16 @@ class Approvals:
         """Confirm or contest (``action``) what one person did in an emergency. Late is better than never: it is told.
 
         Contested before it was delivered, nothing more is disclosed: the case stands objected. Afterwards it is on
-        record.
+        record, and its package is handed over no more. What was voided since (the scope was narrowed, say) is decided
+        all the same; confirmed, it is no approval of another scope.
 
         Raises:
             CaseError: there is nothing to confirm; whoever does it handled the case; or see `Register.act`.
         """
 
         async def work(conn: asyncpg.Connection, case: Case) -> Step:
-            found = [a for a in await approvals(conn, case.case_id) if a.kind == "emergency" and a.voided_at is None]
-            waiting = next((a for a in found if a.verdict is None), None)
+            every = await approvals(conn, case.case_id)
+            waiting = next((a for a in every if a.kind == "emergency" and a.verdict is None), None)
             if waiting is None:
                 raise Refused("emergency.none", _EMERGENCY, "There is nothing to confirm or contest.")
             now: datetime = await conn.fetchval(sql.NOW)
@@ -123,6 +133,8 @@ class Approvals:
             told: dict[str, JSON] = {"approval": str(waiting.approval_id), "late": late, "reason": reason}
             if action is Action.CONFIRM:
                 await conn.execute(sql.ADD_CONFIRMATION, waiting.approval_id, "confirmed", who.staff_id)
+                if waiting.voided_at is not None or waiting.approval_id != case.approval_id:
+                    return Step(told, case.state)
                 approval = await self._add(conn, who, case, waiting.digest, "approval")
                 return Step(told, case.state, {"approval_id": approval.approval_id})
             await conn.execute(sql.ADD_CONFIRMATION, waiting.approval_id, "contested", who.staff_id)
@@ -180,17 +192,70 @@ async def live(conn: asyncpg.Connection, case: Case) -> Approval:
     Raises:
         Refused: there is none, it is void, or it has run out.
     """
-    found = next((a for a in await approvals(conn, case.case_id) if a.approval_id == case.approval_id), None)
+    every = await approvals(conn, case.case_id)
+    found = current(every, case)
     if found is None or found.voided_at is not None:
         raise Refused("approval.absent", _DUTY, "Nobody has approved the scope.")
     now: datetime = await conn.fetchval(sql.NOW)
+    _decided(every, found, now)
     if found.expires_at <= now:
-        if found.kind == "emergency":
-            raise Refused(
-                "emergency.unconfirmed", _EMERGENCY, "Nobody confirmed the emergency within 48 hours: have it decided."
-            )
         raise Refused("approval.expired", _DUTY, "The approval has expired: have it approved again.")
     return found
+
+
+async def decided(conn: asyncpg.Connection, case: Case) -> None:
+    """Refuse where what one person did in an emergency stops whatever else is read or handed over.
+
+    Raises:
+        Refused: it is not confirmed after 48 hours; or it was contested, and nobody has approved the case since.
+    """
+    every = await approvals(conn, case.case_id)
+    _decided(every, current(every, case), await conn.fetchval(sql.NOW))
+
+
+async def handed_over(register: Register, who: StaffGrant, conn: asyncpg.Connection, case: Case, what: str) -> None:
+    """Refuse to hand over ``what`` (a word of ours) of a case, as `decided` does; the refusal is entered.
+
+    Raises:
+        Refused: see `decided`.
+    """
+    try:
+        await decided(conn, case)
+    except Refused as refusal:
+        await register.refused(who, case.case_id, what, refusal)
+        raise
+
+
+def current(every: Sequence[Approval], case: Case) -> Approval | None:
+    """Return the approval that a case names, of all it had."""
+    return next((a for a in every if a.approval_id == case.approval_id), None)
+
+
+def overruled(act: Approval, under: Approval | None) -> bool:
+    """Tell whether an emergency's act was contested, and ``under`` is no approval of a second person since."""
+    if act.verdict != "contested" or act.decided_at is None:
+        return False
+    return under is None or under.kind != "approval" or under.approved_at <= act.decided_at
+
+
+def _decided(every: Sequence[Approval], under: Approval | None, now: datetime) -> None:
+    for act in every:
+        if act.kind != "emergency":
+            continue
+        if overruled(act, under):
+            raise contested()
+        if act.verdict is None and confirm_by(act.approved_at).overdue(now):
+            raise unconfirmed("Nobody confirmed the emergency within 48 hours: have it decided.")
+
+
+def contested() -> Refused:
+    """Return the refusal of what was contested."""
+    return Refused("emergency.contested", _EMERGENCY, "It was contested: it goes on only once another has approved it.")
+
+
+def unconfirmed(says: str) -> Refused:
+    """Return the refusal of what another person has first to decide."""
+    return Refused("emergency.unconfirmed", _EMERGENCY, says)
 
 
 def _digest(text: str) -> bytes:

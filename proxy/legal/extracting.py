@@ -16,7 +16,7 @@ import asyncpg
 from proxy import logs
 from proxy.ledger.model import JSON
 from proxy.legal import sql
-from proxy.legal.approvals import approvals, live
+from proxy.legal.approvals import approvals, live, overruled
 from proxy.legal.holds import new_hold_id
 from proxy.legal.intake import Intake
 from proxy.legal.model import Approval, Case, CaseError, Refused, Scope, Stale, WrongState
@@ -247,8 +247,9 @@ class Extracting:
                 micros(approval.expires_at),
                 bool(await conn.fetchval(_FIT, approval.approved_by, "legal_approver")),
             )
-        every = await approvals(conn, case.case_id)
-        emergency = next((a for a in every if a.kind == "emergency" and a.voided_at is None), None)
+        # Voided or not: narrowing the scope does not undo what was done.
+        acts = [a for a in await approvals(conn, case.case_id) if a.kind == "emergency"]
+        acted = next((a.approved_at for a in acts if a.verdict is None), None)
         holding = LegalHolding(
             case.case_id,
             case.instrument,
@@ -257,8 +258,8 @@ class Extracting:
             bool(await conn.fetchval(_FIT, handler, "legal_handler")),
             frozenset(row["actor"] for row in rows if row["capacity"] == "handler"),
             second,
-            None if emergency is None else micros(emergency.approved_at),
-            emergency is not None and emergency.verdict == "contested",
+            None if acted is None else micros(acted),
+            any(overruled(act, approval) for act in acts),
             case.state is CaseState.CLOSED,
         )
         decision = decide_legal(LegalAction.EXTRACT, holding, micros(now))

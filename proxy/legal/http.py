@@ -43,7 +43,7 @@ DESK = (HANDLER, APPROVER)
 
 _STEPS = (
     *("validate", "narrow", "object", "resolve", "approve", "act", "confirm", "contest"),
-    *("extract", "review", "produce", "deliver", "redeliver", "acknowledge", "close"),
+    *("extract", "review", "produce", "deliver", "redeliver", "acknowledge", "close", "secret"),
 )
 """Changes that are a POST to a page of their own."""
 
@@ -325,6 +325,15 @@ class CasesApi:
         body, act = await self._change(request, ("reason",))
         reason = _line(body, "reason")
         return await act(lambda who, i, v: self._desk.intake.close(who, i, v, reason))
+
+    async def secret(self, request: web.Request) -> web.Response:
+        """POST /v1/cases/{id}/secret: an order of non-disclosure that came later, or its extension."""
+        body, act = await self._change(request, ("authority", "document"), ("until",), roles=(HANDLER,))
+        document = text(body, "document")
+        if not _UUID.fullmatch(document):
+            raise Problem("parameter", "This has to be the id of a document of the case.", parameter="document")
+        order = {name: body[name] for name in ("authority", "until") if name in body}
+        return await act(lambda who, i, v: self._desk.intake.secret(who, i, v, order, UUID(document)))
 
     async def _decide(self, request: web.Request, action: Action) -> web.Response:
         body, act = await self._change(request, ("reason",), roles=(APPROVER,))

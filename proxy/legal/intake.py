@@ -18,11 +18,12 @@ import asyncpg
 
 from proxy.ledger.model import JSON, Tag, month_of, number_tags
 from proxy.legal import asked, sql
+from proxy.legal.approvals import approvals, unconfirmed
 from proxy.legal.deadlines import DeadlineKind, deadlines
 from proxy.legal.letters import Addressed, acknowledgement, deficiency, objection
 from proxy.legal.model import Case, CaseError, Malformed, NoSuchCase, Refused, Scope, new_case_id
 from proxy.legal.register import Register, Step, case_of, refusal_of
-from proxy.legal.served import Process, read_process, read_window
+from proxy.legal.served import Process, read_process, read_secrecy, read_window
 from proxy.legal.states import Action, CaseState
 from proxy.legal.targets import NOBODY, Guarded, ReadTargets, read_targets
 from proxy.policy.legalrules import RULES
@@ -73,8 +74,8 @@ class Intake:
             secrecy = process.secrecy
             try:
                 async with conn.transaction():
-                    if (row := await conn.fetchrow(sql.OPENED, who.staff_id, request_key)) is not None:
-                        return case_of(row)
+                    if await conn.fetchrow(sql.OPENED, who.staff_id, request_key) is not None:
+                        return await self._opened(conn, who, request_key)
                     if process.preservation is not None:
                         await self._preservation(conn, process.preservation)
                     await conn.execute(
@@ -96,7 +97,7 @@ class Intake:
                     return case
             except asyncpg.UniqueViolationError:
                 # The same request at the same moment: the other one opened it.
-                return case_of(await conn.fetchrow(sql.OPENED, who.staff_id, request_key))
+                return await self._opened(conn, who, request_key)
             except asyncpg.CheckViolationError as error:
                 unfit = refusal_of(error)
                 if unfit is None:
@@ -118,8 +119,7 @@ class Intake:
         async def work(conn: asyncpg.Connection, case: Case) -> Step:
             process = await self.process(conn, case)
             start, end = read_window(body, process.zone)
-            if case.state is CaseState.DEFICIENT:
-                await _needs_document(conn, case)
+            await _needs_document(conn, case)
             scope = asked.scope_of(read, start, end, process.zone, asked.classes(body), asked.fields(body))
             return await self._new_scope(conn, who, case, scope, narrows=False)
 
@@ -230,22 +230,54 @@ class Intake:
         return await self._reasoned(who, case_id, version, Action.RESOLVE, reason)
 
     async def close(self, who: StaffGrant, case_id: str, version: int, reason: str) -> Case:
-        """Close a case. One that disclosed in an emergency has first to be confirmed or contested by another.
+        """Close a case. Whatever one person did in an emergency has first to be confirmed or contested by another.
 
         Raises:
             CaseError: see `Register.act`.
         """
 
         async def check_confirmed(conn: asyncpg.Connection, case: Case) -> None:
-            for row in await conn.fetch(sql.APPROVALS, case.case_id):
-                if row["kind"] == "emergency" and row["verdict"] is None and case.hold_id is not None:
-                    raise Refused(
-                        "emergency.unconfirmed",
-                        "18 U.S.C. 2702(c)(4)",
-                        "Somebody else has first to confirm or contest what was done in the emergency.",
-                    )
+            if any(a.kind == "emergency" and a.verdict is None for a in await approvals(conn, case.case_id)):
+                raise unconfirmed("Somebody else has first to confirm or contest what was done in the emergency.")
 
         return await self._reasoned(who, case_id, version, Action.CLOSE, reason, check_confirmed)
+
+    async def secret(self, who: StaffGrant, case_id: str, version: int, order: Any, document: UUID) -> Case:
+        """Take an order of non-disclosure that came after the opening, or an extension: it only gets stronger.
+
+        One person does it, in whatever state the case is; to lift it takes two (change kind ``secrecy.lift``).
+
+        Args:
+            who: who does it.
+            case_id: the case.
+            version: the version that the caller saw.
+            order: ``{"authority": …, "until": day or null}``, the day in the zone of the process.
+            document: the order, as it was stored (kind ``nondisclosure``).
+
+        Raises:
+            CaseError: no such document of the case; the order ends sooner than the one that binds now; or see
+                `Register.act`.
+        """
+
+        async def work(conn: asyncpg.Connection, case: Case) -> Step:
+            process = await self.process(conn, case)
+            wanted = read_secrecy(order, process.zone)
+            if wanted is None:
+                raise Malformed("authority", "This has to be 2705b, 2709c or court_seal.")
+            stored = await conn.fetch(sql.DOCUMENTS, case.case_id)
+            if not any(d["document_id"] == document and d["kind"] == "nondisclosure" for d in stored):
+                raise Malformed("document", "This has to be the id of a document of this case, of kind nondisclosure.")
+            # Whether it is stronger than the present one, PostgreSQL says (0014_cases.sql).
+            told: dict[str, JSON] = {
+                "authority": wanted.authority.value,
+                "until": None if wanted.until is None else wanted.until.isoformat(),
+                "before": case.secrecy,
+                "document": str(document),
+            }
+            change = {"secrecy": wanted.authority.value, "secret_until": wanted.until, "secrecy_lifted_at": None}
+            return Step(told, case.state, change)
+
+        return await self._register.act(who, case_id, version, Action.SECRET, work)
 
     async def process(self, conn: asyncpg.Connection, case: Case) -> Process:
         """Return what was written down of the process; the case's key is loaded."""
@@ -260,6 +292,12 @@ class Intake:
             return None
         place = (case.case_id, "scope", str(case.scope_version))
         return await asyncio.to_thread(Scope.read, await self._sealer.open(case.key_month, place, row["sealed"]))
+
+    async def _opened(self, conn: asyncpg.Connection, who: StaffGrant, request_key: UUID) -> Case:
+        """Return the case that a request opened before, as it stands now: a look, which is entered."""
+        case = case_of(await conn.fetchrow(sql.OPENED, who.staff_id, request_key))
+        await self._register.looked(who, "case", case.case_id)
+        return case
 
     async def _reasoned(
         self,
@@ -363,9 +401,8 @@ def _answer_by(process: Process) -> datetime | None:
 
 
 async def _needs_document(conn: asyncpg.Connection, case: Case) -> None:
-    checked = await conn.fetchval(sql.LAST_EVENT, case.case_id, Action.VALIDATE.value)
-    stored = await conn.fetchval(sql.LAST_EVENT, case.case_id, Action.DOCUMENT.value)
-    if stored is None or stored < checked:
+    """Refuse what is asked anew of a document that was found deficient, whatever was narrowed since."""
+    if await conn.fetchval(sql.FOUND_DEFICIENT, case.case_id):
         raise Refused(
             "document.old",
             "47 U.S.C. 222(c)(1)",

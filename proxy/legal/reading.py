@@ -323,8 +323,9 @@ def _dues(row: asyncpg.Record, secrecy: Secrecy | None) -> list[Due]:
 
     if row["return_at"] is not None and state not in _ANSWERED and row["instrument"] != "preservation":
         add(DueKind.RESPONSE, row["return_at"])
-    if row["kind"] == "emergency" and row["verdict"] is None:
-        add(DueKind.CONFIRMATION, confirm_by(row["approved_at"]).at)
-    elif row["expires_at"] is not None and state not in _ANSWERED:
+    if row["acted_at"] is not None:
+        # Whatever became of the scope since.
+        add(DueKind.CONFIRMATION, confirm_by(row["acted_at"]).at)
+    if row["expires_at"] is not None and row["kind"] != "emergency" and state not in _ANSWERED:
         add(DueKind.APPROVAL, row["expires_at"])
     return found

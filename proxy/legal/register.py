@@ -46,6 +46,16 @@ _BY_CONSTRAINT: Mapping[str, Callable[[], CaseError]] = {
     "case_scope": lambda: Refused("scope.widened", "47 U.S.C. 222(c)(1)", "A scope is narrowed, never widened."),
     "case_transition": lambda: WrongState("This is not allowed in the state that the case is in."),
     "case_version": stale,
+    "case_emergency": lambda: Refused(
+        "emergency.undecided",
+        "18 U.S.C. 2702(c)(4)",
+        "What one person did in an emergency is not confirmed, or was contested: another has to decide.",
+    ),
+    "case_secrecy": lambda: Refused(
+        "secrecy.weaker",
+        "18 U.S.C. 2705(b), 2709(c)",
+        "An order of non-disclosure only gets stronger here; to lift it takes two people.",
+    ),
 }
 """What PostgreSQL refuses (0014_cases.sql), where the gateway did not."""
 
@@ -170,8 +180,9 @@ class Register:
         if after not in leads_to:
             raise WrongState(f"A case that is {case.state.value} does not allow this.")
         moved = replace(case, **{**step.change, "state": after, "version": case.version + 1})
+        ordered = "secrecy" in step.change
         await conn.execute(
-            sql.MOVE_CASE,
+            sql.ORDER_SECRECY if ordered else sql.MOVE_CASE,
             case.case_id,
             after.value,
             moved.scope_version,
@@ -179,8 +190,7 @@ class Register:
             moved.hold_id,
             moved.production_id,
             moved.return_at,
-            moved.secrecy,
-            moved.secret_until,
+            *((moved.secrecy, moved.secret_until) if ordered else ()),
         )
         await self.record(conn, who, action, case.state, moved, step)
         return moved

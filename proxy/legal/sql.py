@@ -21,11 +21,12 @@ INSERT INTO tollgate.legal_case (case_id, instrument, key_month, opened_by, requ
     return_at, secrecy, secret_until)
 VALUES ($1, $2, $3, $4, $5, 'received', 1, $6, $7, $8, $9)
 """
-MOVE_CASE = """
+_MOVE = """
 UPDATE tollgate.legal_case SET state = $2, version = version + 1, changed_at = now(), scope_version = $3,
-    approval_id = $4, hold_id = $5, production_id = $6, return_at = $7, secrecy = $8, secret_until = $9
-WHERE case_id = $1
-"""
+    approval_id = $4, hold_id = $5, production_id = $6, return_at = $7"""
+MOVE_CASE = _MOVE + " WHERE case_id = $1"
+# A move that names the secrecy is a new order, and ends an earlier lifting (0014_cases.sql).
+ORDER_SECRECY = _MOVE + ", secrecy = $8, secret_until = $9 WHERE case_id = $1"
 LIST_CASES = f"""
 SELECT {_CASE} FROM tollgate.legal_case c
 WHERE ($1::text[] IS NULL OR c.state = ANY ($1)) AND (c.opened_at, c.case_id) < ($2, $3)
@@ -42,7 +43,8 @@ SELECT version, action, from_state, to_state, actor, capacity, scope_version, at
 FROM tollgate.case_event WHERE case_id = $1 ORDER BY version
 """
 CAPACITIES = "SELECT DISTINCT actor, capacity FROM tollgate.case_event WHERE case_id = $1"
-LAST_EVENT = "SELECT max(version) FROM tollgate.case_event WHERE case_id = $1 AND action = $2"
+# Whether the case's last document was found deficient.
+FOUND_DEFICIENT = "SELECT tollgate.case_found_deficient($1)"
 
 ADD_SCOPE = """
 INSERT INTO tollgate.case_scope (case_id, scope_version, digest, targets, first_month, last_month, made_by, narrows,
@@ -128,10 +130,12 @@ UPDATE tollgate.case_production SET failed = $2 WHERE production_id = $1 AND dra
 
 DUE = """
 SELECT c.case_id, c.instrument, c.state, c.return_at, c.secrecy, c.secret_until, c.secrecy_lifted_at,
-    a.kind, a.approved_at, a.expires_at, f.verdict
+    a.kind, a.expires_at, (
+        SELECT min(e.approved_at) FROM tollgate.case_approval e
+        WHERE e.case_id = c.case_id AND e.kind = 'emergency' AND NOT EXISTS (
+            SELECT FROM tollgate.case_confirmation f WHERE f.approval_id = e.approval_id)) AS acted_at
 FROM tollgate.legal_case c
 LEFT JOIN tollgate.case_approval a ON a.approval_id = c.approval_id
-LEFT JOIN tollgate.case_confirmation f ON f.approval_id = a.approval_id
 WHERE c.state <> 'closed' ORDER BY c.case_id
 """
 LAPSED = """

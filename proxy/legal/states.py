@@ -66,6 +66,8 @@ class Action(StrEnum):
     RENEW = "renew"
     EXPIRE = "expire"
     SUPERSEDE = "supersede"
+    SECRET = "secret"  # noqa: S105
+    """An order of non-disclosure that came after the opening, or its extension."""
     UNSEAL = "unseal"
     """The order of non-disclosure was lifted (two people: change kind ``secrecy.lift``)."""
 
@@ -87,6 +89,7 @@ CAPACITY: Mapping[Action, Capacity] = {
     Action.REVIEW: Capacity.EITHER,
     Action.ACK: Capacity.EITHER,
     Action.CLOSE: Capacity.EITHER,
+    Action.SECRET: Capacity.EITHER,
     Action.UNSEAL: Capacity.EITHER,
     Action.APPROVE: Capacity.APPROVER,
     Action.CONFIRM: Capacity.APPROVER,
@@ -123,7 +126,7 @@ def _transitions() -> tuple[Transition, ...]:
 
     return (
         Transition(a.OPEN, None, s.RECEIVED),
-        *stay(a.DOCUMENT, *opened, *disclosed, *holding),
+        *stay(a.DOCUMENT, *s),
         *to(a.SCOPE, s.RECEIVED, s.RECEIVED, s.DEFICIENT),
         *to(a.VALIDATE, s.VALIDATED, s.RECEIVED),
         *to(a.VALIDATE, s.DEFICIENT, s.RECEIVED),
@@ -134,8 +137,8 @@ def _transitions() -> tuple[Transition, ...]:
         *to(a.APPROVE, s.APPROVED, s.VALIDATED),
         *stay(a.APPROVE, *under_approval[1:], *disclosed),
         *to(a.ACT, s.APPROVED, s.VALIDATED),
-        *stay(a.CONFIRM, *under_approval, *disclosed),
-        *to(a.CONTEST, s.OBJECTED, *under_approval),
+        *stay(a.CONFIRM, s.VALIDATED, s.OBJECTED, *under_approval, *disclosed),
+        *to(a.CONTEST, s.OBJECTED, s.VALIDATED, s.OBJECTED, *under_approval),
         *stay(a.CONTEST, *disclosed),
         *to(a.LAPSE, s.VALIDATED, s.APPROVED),
         *stay(a.EXTRACT, s.APPROVED),
@@ -152,6 +155,7 @@ def _transitions() -> tuple[Transition, ...]:
         *to(a.RENEW, s.RENEWED, s.ACTIVE),
         *to(a.EXPIRE, s.EXPIRED, *holding),
         *to(a.SUPERSEDE, s.SUPERSEDED, *holding),
+        *stay(a.SECRET, *s),
         *stay(a.UNSEAL, *s),
     )
 

@@ -3,20 +3,22 @@
 -- instrument, state, dates and counts. Nothing is ever deleted. Every row of case_event has an entry of the access log,
 -- made in the same transaction. Productions and holds have migrations of their own.
 
--- The allowed transitions (proxy/legal/states.py; a test holds the two alike). from_state is '' for a case's first.
+-- The allowed transitions (proxy/legal/states.py; a test holds the two alike). from_state is '' for a case's first. In which
+-- capacity an action is done is the action's, and nobody's word.
 CREATE TABLE tollgate.case_transition (
     action text NOT NULL,
     from_state text NOT NULL,
     to_state text NOT NULL,
-    PRIMARY KEY (action, from_state, to_state)
+    capacity text NOT NULL GENERATED ALWAYS AS (CASE
+        WHEN action IN ('document', 'object', 'resolve', 'review', 'ack', 'close', 'secret', 'unseal') THEN 'either'
+        WHEN action IN ('approve', 'confirm', 'contest') THEN 'approver'
+        WHEN action IN ('lapse', 'extracted', 'failed', 'expire') THEN 'system'
+        ELSE 'handler' END) STORED,
+    PRIMARY KEY (action, from_state, to_state),
+    UNIQUE (action, from_state, to_state, capacity)
 );
 INSERT INTO tollgate.case_transition (action, from_state, to_state) VALUES
     ('open', '', 'received'),
-    ('document', 'received', 'received'), ('document', 'deficient', 'deficient'), ('document', 'validated', 'validated'),
-    ('document', 'objected', 'objected'), ('document', 'approved', 'approved'), ('document', 'extracted', 'extracted'),
-    ('document', 'reviewed', 'reviewed'), ('document', 'certified', 'certified'),
-    ('document', 'delivered', 'delivered'), ('document', 'acknowledged', 'acknowledged'),
-    ('document', 'active', 'active'), ('document', 'renewed', 'renewed'),
     ('scope', 'received', 'received'), ('scope', 'deficient', 'received'),
     ('validate', 'received', 'validated'), ('validate', 'received', 'deficient'),
     ('narrow', 'received', 'received'), ('narrow', 'deficient', 'received'), ('narrow', 'validated', 'validated'),
@@ -28,11 +30,13 @@ INSERT INTO tollgate.case_transition (action, from_state, to_state) VALUES
     ('approve', 'certified', 'certified'), ('approve', 'delivered', 'delivered'),
     ('approve', 'acknowledged', 'acknowledged'),
     ('act', 'validated', 'approved'),
-    ('confirm', 'approved', 'approved'), ('confirm', 'extracted', 'extracted'), ('confirm', 'reviewed', 'reviewed'),
-    ('confirm', 'certified', 'certified'), ('confirm', 'delivered', 'delivered'),
+    ('confirm', 'validated', 'validated'), ('confirm', 'objected', 'objected'), ('confirm', 'approved', 'approved'),
+    ('confirm', 'extracted', 'extracted'), ('confirm', 'reviewed', 'reviewed'), ('confirm', 'certified', 'certified'),
+    ('confirm', 'delivered', 'delivered'),
     ('confirm', 'acknowledged', 'acknowledged'),
-    ('contest', 'approved', 'objected'), ('contest', 'extracted', 'objected'), ('contest', 'reviewed', 'objected'),
-    ('contest', 'certified', 'objected'), ('contest', 'delivered', 'delivered'),
+    ('contest', 'validated', 'objected'), ('contest', 'objected', 'objected'), ('contest', 'approved', 'objected'),
+    ('contest', 'extracted', 'objected'), ('contest', 'reviewed', 'objected'), ('contest', 'certified', 'objected'),
+    ('contest', 'delivered', 'delivered'),
     ('contest', 'acknowledged', 'acknowledged'),
     ('lapse', 'approved', 'validated'),
     ('extract', 'approved', 'approved'),
@@ -52,6 +56,11 @@ INSERT INTO tollgate.case_transition (action, from_state, to_state) VALUES
     ('expire', 'active', 'expired'), ('expire', 'renewed', 'expired'),
     ('supersede', 'active', 'superseded'), ('supersede', 'renewed', 'superseded'),
     ('close', 'expired', 'closed'), ('close', 'superseded', 'closed');
+-- A document, and an order of non-disclosure, may come whatever state a case is in.
+INSERT INTO tollgate.case_transition (action, from_state, to_state)
+SELECT a, s, s FROM unnest(ARRAY['document', 'secret']) a, unnest(ARRAY['received', 'validated', 'deficient', 'objected',
+    'approved', 'extracted', 'reviewed', 'certified', 'delivered', 'acknowledged', 'closed', 'active', 'renewed', 'expired',
+    'superseded']) s;
 REVOKE ALL ON tollgate.case_transition FROM PUBLIC;
 
 CREATE TABLE tollgate.legal_case (
@@ -199,8 +208,35 @@ CREATE TABLE tollgate.case_event (
     at timestamptz NOT NULL DEFAULT now(),
     entry_id uuid NOT NULL,
     PRIMARY KEY (case_id, version),
-    FOREIGN KEY (action, from_state, to_state) REFERENCES tollgate.case_transition
+    FOREIGN KEY (action, from_state, to_state, capacity)
+        REFERENCES tollgate.case_transition (action, from_state, to_state, capacity),
+    CHECK ((capacity = 'system') = (actor = ''))
 );
+
+-- Whether an emergency's act stops what is to be done under an approval: another has contested it, and that approval is not
+-- a second person's since; or 48 hours are over and nobody has confirmed it. A voided act counts as any other: narrowing a
+-- scope does not undo what was done.
+CREATE FUNCTION tollgate.case_emergency_stops(wanted text, under uuid) RETURNS boolean
+    LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+    SELECT EXISTS (
+        SELECT FROM tollgate.case_approval a
+        LEFT JOIN tollgate.case_confirmation f ON f.approval_id = a.approval_id
+        WHERE a.case_id = wanted AND a.kind = 'emergency' AND (
+            (f.verdict IS NULL AND a.approved_at + interval '48 hours' <= now())
+            OR (f.verdict = 'contested' AND NOT EXISTS (
+                SELECT FROM tollgate.case_approval n
+                WHERE n.approval_id = under AND n.kind = 'approval' AND n.approved_at > f.decided_at))))
+$$;
+
+-- Whether what was asked last was found deficient, and no document has come since.
+CREATE FUNCTION tollgate.case_found_deficient(wanted text) RETURNS boolean
+    LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+    SELECT EXISTS (
+        SELECT FROM tollgate.case_event v
+        WHERE v.case_id = wanted AND v.action = 'validate' AND v.to_state = 'deficient' AND NOT EXISTS (
+            SELECT FROM tollgate.case_event d
+            WHERE d.case_id = wanted AND d.action = 'document' AND d.version > v.version))
+$$;
 
 -- The second lock on two people: nobody is handler and approver of one case, whatever the gateway thinks.
 CREATE FUNCTION tollgate.case_event_check() RETURNS trigger LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
@@ -217,9 +253,12 @@ BEGIN
     IF (NEW.capacity = 'handler' AND EXISTS (
             SELECT 1 FROM tollgate.case_event e
             WHERE e.case_id = NEW.case_id AND e.actor = NEW.actor AND e.capacity = 'approver'))
-        OR (NEW.capacity = 'approver' AND EXISTS (
-            SELECT 1 FROM tollgate.case_event e
-            WHERE e.case_id = NEW.case_id AND e.actor = NEW.actor AND e.capacity = 'handler')) THEN
+        OR (NEW.capacity = 'approver' AND (
+            EXISTS (
+                SELECT 1 FROM tollgate.case_event e
+                WHERE e.case_id = NEW.case_id AND e.actor = NEW.actor AND e.capacity = 'handler')
+            OR EXISTS (
+                SELECT 1 FROM tollgate.legal_case l WHERE l.case_id = NEW.case_id AND l.opened_by = NEW.actor))) THEN
         RAISE EXCEPTION 'one person cannot be handler and approver of a case' USING ERRCODE = 'check_violation',
             CONSTRAINT = 'case_two_people';
     END IF;
@@ -231,7 +270,9 @@ CREATE FUNCTION tollgate.case_approval_check() RETURNS trigger LANGUAGE plpgsql 
 DECLARE
     c record;
 BEGIN
-    SELECT l.state, l.scope_version, l.instrument, s.digest INTO c
+    -- Since when it stands is what it is judged by.
+    NEW.approved_at := now();
+    SELECT l.state, l.scope_version, l.instrument, l.opened_by, s.digest INTO c
     FROM tollgate.legal_case l JOIN tollgate.case_scope s ON s.case_id = l.case_id AND s.scope_version = l.scope_version
     WHERE l.case_id = NEW.case_id;
     IF NOT FOUND OR c.scope_version <> NEW.scope_version OR c.digest <> NEW.digest THEN
@@ -247,7 +288,20 @@ BEGIN
             RAISE EXCEPTION 'one person acts in an emergency only' USING ERRCODE = 'check_violation',
                 CONSTRAINT = 'case_two_people';
         END IF;
-    ELSIF EXISTS (
+        -- One person's word counts once, until another has confirmed it.
+        IF EXISTS (
+            SELECT 1 FROM tollgate.case_approval a
+            WHERE a.case_id = NEW.case_id AND a.kind = 'emergency' AND NOT EXISTS (
+                SELECT 1 FROM tollgate.case_confirmation f
+                WHERE f.approval_id = a.approval_id AND f.verdict = 'confirmed')) THEN
+            RAISE EXCEPTION 'what was done before is not confirmed' USING ERRCODE = 'check_violation',
+                CONSTRAINT = 'case_emergency';
+        END IF;
+    ELSIF c.opened_by = NEW.approved_by OR EXISTS (
+        SELECT 1 FROM tollgate.case_scope s
+        WHERE s.case_id = NEW.case_id AND s.made_by = NEW.approved_by) OR EXISTS (
+        SELECT 1 FROM tollgate.case_extraction x
+        WHERE x.case_id = NEW.case_id AND x.ordered_by = NEW.approved_by) OR EXISTS (
         SELECT 1 FROM tollgate.case_event e
         WHERE e.case_id = NEW.case_id AND e.actor = NEW.approved_by AND e.capacity = 'handler') THEN
         RAISE EXCEPTION 'nobody approves a case that they handled' USING ERRCODE = 'check_violation',
@@ -273,6 +327,7 @@ BEGIN
         RAISE EXCEPTION 'another person confirms or contests what was done in an emergency'
             USING ERRCODE = 'check_violation', CONSTRAINT = 'case_two_people';
     END IF;
+    NEW.decided_at := now();
     RETURN NEW;
 END $$;
 CREATE TRIGGER another BEFORE INSERT ON tollgate.case_confirmation
@@ -308,9 +363,73 @@ BEGIN
           AND a.kind <> 'redelivery' AND a.voided_at IS NULL AND a.expires_at > now()) THEN
         RAISE EXCEPTION 'no live approval' USING ERRCODE = 'check_violation', CONSTRAINT = 'case_approved';
     END IF;
+    IF NEW.state = 'delivered' AND OLD.state <> 'delivered'
+        AND tollgate.case_emergency_stops(NEW.case_id, NEW.approval_id) THEN
+        RAISE EXCEPTION 'an emergency is not confirmed, or was contested' USING ERRCODE = 'check_violation',
+            CONSTRAINT = 'case_emergency';
+    END IF;
+    IF NEW.state = 'closed' AND OLD.state <> 'closed' AND EXISTS (
+        SELECT 1 FROM tollgate.case_approval a
+        WHERE a.case_id = NEW.case_id AND a.kind = 'emergency' AND NOT EXISTS (
+            SELECT 1 FROM tollgate.case_confirmation f WHERE f.approval_id = a.approval_id)) THEN
+        RAISE EXCEPTION 'an emergency is neither confirmed nor contested' USING ERRCODE = 'check_violation',
+            CONSTRAINT = 'case_emergency';
+    END IF;
     RETURN NEW;
 END $$;
 CREATE TRIGGER moves BEFORE UPDATE ON tollgate.legal_case FOR EACH ROW EXECUTE FUNCTION tollgate.legal_case_check();
+
+-- An order of non-disclosure is lifted by two people only (tollgate.secrecy_lift). Whatever else names it is a new order,
+-- which does not end before the one that binds now; a national security letter's is ended by no date, and stays one. What
+-- was lifted, or has run out, binds again from then on.
+CREATE FUNCTION tollgate.legal_case_secrecy() RETURNS trigger LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    ends timestamptz := CASE WHEN NEW.secrecy = '2709c' THEN 'infinity' ELSE coalesce(NEW.secret_until, 'infinity') END;
+    ended timestamptz := CASE
+        WHEN OLD.secrecy = 'none' OR OLD.secrecy_lifted_at <= now() THEN '-infinity'
+        WHEN OLD.secrecy = '2709c' THEN 'infinity' ELSE coalesce(OLD.secret_until, 'infinity') END;
+BEGIN
+    IF NEW.secrecy = 'none' OR ends <= now() OR ends < ended
+        OR (OLD.secrecy = '2709c' AND ended = 'infinity' AND NEW.secrecy <> '2709c') THEN
+        RAISE EXCEPTION 'an order of non-disclosure only gets stronger' USING ERRCODE = 'check_violation',
+            CONSTRAINT = 'case_secrecy';
+    END IF;
+    NEW.secrecy_lifted_at := NULL;
+    RETURN NEW;
+END $$;
+CREATE TRIGGER secrecy BEFORE UPDATE OF secrecy, secret_until ON tollgate.legal_case
+    FOR EACH ROW EXECUTE FUNCTION tollgate.legal_case_secrecy();
+
+-- Looked at before COMMIT: what the desk did to a case is an event of it, of that version and that very transition, and
+-- only the actions that do so change its scope, its approval, its extraction or its secrecy.
+CREATE FUNCTION tollgate.legal_case_told() RETURNS trigger LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    done text;
+    came_from text := '';
+BEGIN
+    IF TG_OP = 'UPDATE' THEN
+        came_from := OLD.state;
+    END IF;
+    SELECT e.action INTO done FROM tollgate.case_event e
+    WHERE e.case_id = NEW.case_id AND e.version = NEW.version AND e.from_state = came_from AND e.to_state = NEW.state
+      AND e.scope_version = NEW.scope_version AND (TG_OP = 'UPDATE' OR e.actor = NEW.opened_by);
+    IF NOT FOUND THEN
+        RAISE EXCEPTION 'a case moves with its event only' USING ERRCODE = 'check_violation', CONSTRAINT = 'case_event';
+    END IF;
+    IF TG_OP = 'UPDATE' AND (
+        (NEW.scope_version <> OLD.scope_version AND done NOT IN ('scope', 'validate', 'narrow'))
+        OR (NEW.approval_id IS DISTINCT FROM OLD.approval_id AND NEW.approval_id IS NOT NULL
+            AND done NOT IN ('approve', 'act', 'confirm'))
+        OR (NEW.hold_id IS DISTINCT FROM OLD.hold_id AND NEW.hold_id IS NOT NULL AND done <> 'extract')
+        OR ((NEW.secrecy, NEW.secret_until, NEW.secrecy_lifted_at)
+            IS DISTINCT FROM (OLD.secrecy, OLD.secret_until, OLD.secrecy_lifted_at) AND done <> 'secret')) THEN
+        RAISE EXCEPTION 'another action than the event says' USING ERRCODE = 'check_violation', CONSTRAINT = 'case_event';
+    END IF;
+    RETURN NULL;
+END $$;
+-- The desk's role: what is lifted (0016_holds.sql) brings its event by itself.
+CREATE CONSTRAINT TRIGGER told AFTER INSERT OR UPDATE ON tollgate.legal_case DEFERRABLE INITIALLY DEFERRED
+    FOR EACH ROW WHEN (current_user = 'tollgate_cases') EXECUTE FUNCTION tollgate.legal_case_told();
 
 -- Nothing is extracted but under an approval of the scope as it stands, neither voided nor past.
 CREATE FUNCTION tollgate.case_extraction_check() RETURNS trigger
@@ -323,38 +442,60 @@ BEGIN
           AND a.voided_at IS NULL AND a.expires_at > now()) THEN
         RAISE EXCEPTION 'no live approval of this scope' USING ERRCODE = 'check_violation', CONSTRAINT = 'case_approved';
     END IF;
+    IF tollgate.case_emergency_stops(NEW.case_id, NEW.approval_id) THEN
+        RAISE EXCEPTION 'an emergency is not confirmed, or was contested' USING ERRCODE = 'check_violation',
+            CONSTRAINT = 'case_emergency';
+    END IF;
+    IF EXISTS (
+        SELECT 1 FROM tollgate.case_approval a
+        WHERE a.case_id = NEW.case_id AND a.kind <> 'emergency' AND a.approved_by = NEW.ordered_by) THEN
+        RAISE EXCEPTION 'nobody extracts what they approved' USING ERRCODE = 'check_violation',
+            CONSTRAINT = 'case_two_people';
+    END IF;
     RETURN NEW;
 END $$;
 CREATE TRIGGER approved BEFORE INSERT ON tollgate.case_extraction
     FOR EACH ROW EXECUTE FUNCTION tollgate.case_extraction_check();
 
--- A scope narrows by count too, where it was made from another; the gateway compares the sealed targets themselves.
+-- A scope narrows by count and by months too, where it was made from another; the gateway compares the sealed targets
+-- themselves. It is made anew only until it was validated, and of what was found deficient only by a new document.
 CREATE FUNCTION tollgate.case_scope_check() RETURNS trigger LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
-    IF NEW.narrows AND NOT EXISTS (
+    IF NOT EXISTS (
+        SELECT 1 FROM tollgate.legal_case c
+        WHERE c.case_id = NEW.case_id AND c.scope_version = NEW.scope_version - 1
+          AND (NEW.narrows OR c.state IN ('received', 'deficient')))
+        OR (NOT NEW.narrows AND tollgate.case_found_deficient(NEW.case_id))
+        OR (NEW.narrows AND NOT EXISTS (
         SELECT 1 FROM tollgate.case_scope s
-        WHERE s.case_id = NEW.case_id AND s.scope_version = NEW.scope_version - 1 AND s.targets >= NEW.targets) THEN
+        WHERE s.case_id = NEW.case_id AND s.scope_version = NEW.scope_version - 1 AND s.targets >= NEW.targets
+          AND s.first_month <= NEW.first_month AND s.last_month >= NEW.last_month)) THEN
         RAISE EXCEPTION 'a scope is narrowed, never widened' USING ERRCODE = 'check_violation',
             CONSTRAINT = 'case_scope';
     END IF;
     RETURN NEW;
 END $$;
-CREATE TRIGGER narrows BEFORE INSERT ON tollgate.case_scope FOR EACH ROW EXECUTE FUNCTION tollgate.case_scope_check();
+CREATE TRIGGER narrows BEFORE INSERT ON tollgate.case_scope
+    FOR EACH ROW WHEN (current_user = 'tollgate_cases') EXECUTE FUNCTION tollgate.case_scope_check();
 
 ALTER TABLE tollgate.case_scope ALTER COLUMN sealed SET STORAGE EXTERNAL;
 ALTER TABLE tollgate.case_production ALTER COLUMN sealed SET STORAGE EXTERNAL;
 ALTER TABLE tollgate.case_text ALTER COLUMN sealed SET STORAGE EXTERNAL;
 ALTER TABLE tollgate.case_document_piece ALTER COLUMN sealed SET STORAGE EXTERNAL;
 
--- Rights. UPDATE only of what moves; who opened a case, its instrument and key stay. No DELETE for anybody.
+-- Rights. UPDATE only of what moves; who opened a case, its instrument and key stay. A case begins at its beginning. No
+-- DELETE for anybody.
 GRANT USAGE ON SCHEMA tollgate TO tollgate_cases, tollgate_legal;
 GRANT SELECT ON tollgate.case_transition TO tollgate_cases;
-GRANT SELECT, INSERT ON tollgate.legal_case, tollgate.case_scope, tollgate.case_text, tollgate.case_document,
+GRANT SELECT ON tollgate.legal_case TO tollgate_cases;
+GRANT INSERT (case_id, instrument, key_month, opened_by, request_key, state, version, preservation, return_at, secrecy,
+    secret_until) ON tollgate.legal_case TO tollgate_cases;
+GRANT SELECT, INSERT ON tollgate.case_scope, tollgate.case_text, tollgate.case_document,
     tollgate.case_document_piece, tollgate.case_approval, tollgate.case_confirmation, tollgate.case_event,
     tollgate.case_extraction, tollgate.case_production
     TO tollgate_cases;
-GRANT UPDATE (state, version, changed_at, scope_version, approval_id, hold_id, production_id, preservation, return_at,
-    secrecy, secret_until, secrecy_lifted_at) ON tollgate.legal_case TO tollgate_cases;
+GRANT UPDATE (state, version, changed_at, scope_version, approval_id, hold_id, production_id, return_at, secrecy, secret_until)
+    ON tollgate.legal_case TO tollgate_cases;
 GRANT UPDATE (voided_at) ON tollgate.case_approval TO tollgate_cases;
 GRANT UPDATE (ended_at, ended_as) ON tollgate.case_extraction TO tollgate_cases;
 GRANT UPDATE (drafted_at, failed) ON tollgate.case_production TO tollgate_cases;
@@ -375,4 +516,6 @@ BEGIN
     END LOOP;
 END
 $$;
+CREATE POLICY opened ON tollgate.legal_case AS RESTRICTIVE FOR INSERT TO tollgate_cases
+    WITH CHECK (state = 'received' AND version = 1);
 CREATE POLICY extraction ON tollgate.legal_case FOR SELECT TO tollgate_legal USING (true);

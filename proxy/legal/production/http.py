@@ -14,12 +14,13 @@ from aiohttp import web
 from keys.signing import SigningKeys
 from proxy.bodies import nothing
 from proxy.legal import sql
-from proxy.legal.model import CASE_ID
+from proxy.legal.approvals import handed_over
+from proxy.legal.model import CASE_ID, Refused
 from proxy.legal.production.archive import FILE_NAME
 from proxy.legal.production.model import ProductionError
 from proxy.legal.production.service import Productions
 from proxy.legal.production.signature import PURPOSE
-from proxy.legal.register import Register
+from proxy.legal.register import Register, case_of
 from proxy.problems import Problem
 from proxy.staff.model import StaffRole
 from proxy.staff.ports import StaffGuard
@@ -71,6 +72,11 @@ class ProductionsApi:
         file = None if drafted is None else next((each for each in drafted.files if each.name == name), None)
         if production_id is None or file is None:
             raise Problem("not_found")
+        try:
+            async with self._register.pool.acquire() as conn:
+                await handed_over(self._register, who, conn, case_of(row), "file")
+        except Refused as error:
+            raise Problem("denied", error.says, members={"reason": error.rule, "citation": error.citation}) from error
         await self._register.looked(who, "file", case_id, production=str(production_id), file=name)
         headers = {
             "Content-Type": _MEDIA.get(name.rpartition(".")[2], "application/octet-stream"),
