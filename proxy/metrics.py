@@ -102,6 +102,11 @@ ROLLED_ROWS = Counter("tollgate_rolled_rows", "Records rolled into batches", reg
 STAGED_ROWS = Gauge("tollgate_staged_rows", "Records staged and not yet rolled", registry=REGISTRY)
 HOLDS = Gauge("tollgate_holds", "Holds of cases that may be known of, that hold", registry=REGISTRY)
 HOLDS_DUE = Gauge("tollgate_holds_due", "Of these, those that end within 14 days", registry=REGISTRY)
+HOLDS_FAILED = Gauge(
+    "tollgate_holds_failed",
+    "Preservations of such cases whose copies all failed, and none is being made",
+    registry=REGISTRY,
+)
 CASES_DUE = Gauge("tollgate_cases_due", "What open cases wait for; without secret cases", ("kind",), registry=REGISTRY)
 CASES_OVERDUE = Gauge(
     "tollgate_cases_overdue", "What open cases waited for too long; without secret cases", ("kind",), registry=REGISTRY

@@ -230,6 +230,9 @@ class Extractions:
         except asyncpg.ForeignKeyViolationError as error:
             raise ExtractionRefusedError("case", "There is no such case.") from error
         except asyncpg.CheckViolationError as error:
+            if error.constraint_name == "held_ordered":
+                says = "The register has ordered no such copy, or its approval is over."
+                raise ExtractionRefusedError("order", says) from error
             raise ExtractionRefusedError("hold", "The hold is another's.") from error
         except asyncpg.ObjectInUseError as error:
             says = "A month of the window is being shredded; order it again when that is done."

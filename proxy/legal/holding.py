@@ -49,8 +49,11 @@ _OF_CASE = f"SELECT {_COLUMNS} FROM tollgate.hold h WHERE h.case_id = $1 ORDER B
 _LOCK = f"{_OF_CASE} FOR UPDATE"
 _LIST = f"""
 SELECT {_COLUMNS} FROM tollgate.hold h
-WHERE ($1::text IS NULL OR h.case_id = $1) AND ($2::timestamptz IS NULL OR h.expires_at <= $2)
-    AND (NOT $3 OR h.state IN ('pending', 'active', 'renewed')) ORDER BY h.expires_at NULLS LAST, h.hold_id LIMIT $4
+WHERE ($1::text IS NULL OR h.case_id = $1) AND (
+    (($2::timestamptz IS NULL OR h.expires_at <= $2) AND (NOT $3 OR h.state IN ('pending', 'active', 'renewed')))
+    OR ($2 IS NOT NULL AND h.state = 'void' AND tollgate.uncopied(h.case_id) AND NOT EXISTS (
+        SELECT FROM tollgate.hold n WHERE n.case_id = h.case_id AND (n.state = 'pending' OR n.made_at > h.made_at))))
+ORDER BY h.expires_at NULLS LAST, h.hold_id LIMIT $4
 """  # noqa: S608
 _ADD = """
 INSERT INTO tollgate.hold (hold_id, case_id, kind, state, requested_at, zone, first_month, last_month, made_by,
@@ -84,7 +87,11 @@ SELECT h.hold_id FROM tollgate.hold h
 WHERE h.state IN ('expired', 'lifted', 'void') AND h.destroyed_at IS NULL ORDER BY h.hold_id LIMIT 100
 """
 COUNTED = f"""
-SELECT count(*) AS live, count(*) FILTER (WHERE h.expires_at <= now() + $1::interval) AS due
+SELECT count(*) AS live, count(*) FILTER (WHERE h.expires_at <= now() + $1::interval) AS due, (
+        SELECT count(*) FROM tollgate.legal_case c
+        WHERE c.instrument = 'preservation' AND c.state IN ('active', 'renewed') AND tollgate.uncopied(c.case_id)
+            AND NOT EXISTS (SELECT FROM tollgate.hold p WHERE p.case_id = c.case_id AND p.state = 'pending')
+            AND {visible_sql(Audience.OTHERS, "c")}) AS failed
 FROM tollgate.hold h JOIN tollgate.legal_case c ON c.case_id = h.case_id
 WHERE h.state IN ('pending', 'active', 'renewed') AND {visible_sql(Audience.OTHERS, "c")}
 """  # noqa: S608
@@ -222,7 +229,8 @@ class Holding:
             who: of the legal desk.
             case_id: only this case's.
             live: only those that hold.
-            within_days: only those whose clock ends in so many days.
+            within_days: only those whose clock ends in so many days, and the last of each preservation whose copies
+                all failed.
         """
         now: datetime = await self._register.pool.fetchval(sql.NOW)
         until = None if within_days is None else now + timedelta(days=within_days)
@@ -304,6 +312,7 @@ class Holding:
         row = await self._register.pool.fetchrow(COUNTED, timedelta(days=DUE_DAYS))
         metrics.HOLDS.set(row["live"])
         metrics.HOLDS_DUE.set(row["due"])
+        metrics.HOLDS_FAILED.set(row["failed"])
 
     # --- parts -------------------------------------------------------------------------------------------------------
 

@@ -81,8 +81,10 @@ GRANT INSERT (hold_id, case_id, kind, state, requested_at, zone, first_month, la
     ON tollgate.hold TO tollgate_cases;
 GRANT UPDATE (state, expires_at, renewed_at, renewed_by, ended_at) ON tollgate.hold TO tollgate_cases;
 
--- Every copy has a hold, whoever had it made; the hold knows from the copy itself when it is whole. A copy is not begun
--- from a month that is being shredded: what has begun is waited for, by whoever comes second (tollgate.shred_begin).
+-- No copy is begun that the register did not order: what discloses, by an extraction that is open, under the approval that
+-- its case stands under; what does not, by a hold that waits for its copy. Every copy has a hold, and the hold knows from
+-- the copy itself when it is whole. A copy is not begun from a month that is being shredded: what has begun is waited for,
+-- by whoever comes second (tollgate.shred_begin).
 CREATE FUNCTION tollgate.held_begins() RETURNS trigger
     LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
@@ -90,24 +92,39 @@ DECLARE
     high int := to_char(to_timestamp((NEW.end_us - 1) / 1e6) AT TIME ZONE 'UTC', 'YYYYMM')::int;
     theirs record; -- FOUND, in capitals or not, is PL/pgSQL's own
 BEGIN
+    IF EXISTS (SELECT FROM tollgate.held h WHERE h.hold_id = NEW.hold_id)
+        OR NOT EXISTS (SELECT FROM tollgate.legal_case c WHERE c.case_id = NEW.case_id) THEN
+        RETURN NEW; -- its keys refuse it
+    END IF;
     PERFORM pg_advisory_xact_lock_shared(hashtextextended('tollgate.shred', 0));
     IF EXISTS (SELECT FROM tollgate.shred s
                WHERE s.begun_at IS NOT NULL AND s.done_at IS NULL AND s.month BETWEEN low AND high) THEN
         RAISE EXCEPTION 'a month of this window is being shredded' USING ERRCODE = 'object_in_use';
     END IF;
-    SELECT h.case_id, h.kind INTO theirs FROM tollgate.hold h WHERE h.hold_id = NEW.hold_id;
-    IF FOUND THEN
-        IF theirs.case_id <> NEW.case_id OR (theirs.kind = 'production') <> NEW.discloses THEN
-            RAISE EXCEPTION 'hold % is another''s', NEW.hold_id USING ERRCODE = 'check_violation';
-        END IF;
-    ELSE
-        INSERT INTO tollgate.hold (hold_id, case_id, kind, state, requested_at, zone, first_month, last_month, made_by,
-            expires_at)
-        VALUES (NEW.hold_id, NEW.case_id, CASE WHEN NEW.discloses THEN 'production' ELSE 'preservation' END, 'pending',
-            now(), 'UTC', low, high, session_user,
-            CASE WHEN NOT NEW.discloses THEN timezone('UTC', timezone('UTC', now())::date::timestamp + interval '91 days')
-            END);
+    SELECT h.case_id, h.kind, h.state INTO theirs FROM tollgate.hold h WHERE h.hold_id = NEW.hold_id;
+    IF FOUND AND (theirs.case_id <> NEW.case_id OR (theirs.kind = 'production') <> NEW.discloses) THEN
+        RAISE EXCEPTION 'hold % is another''s', NEW.hold_id USING ERRCODE = 'check_violation', CONSTRAINT = 'held_theirs';
     END IF;
+    IF NOT NEW.discloses THEN
+        IF NOT FOUND OR theirs.state <> 'pending' THEN
+            RAISE EXCEPTION 'no hold waits for this copy' USING ERRCODE = 'check_violation',
+                CONSTRAINT = 'held_ordered';
+        END IF;
+        RETURN NEW;
+    END IF;
+    IF NOT EXISTS (
+        SELECT FROM tollgate.case_extraction x
+        JOIN tollgate.legal_case c ON c.case_id = x.case_id AND c.approval_id = x.approval_id
+            AND c.scope_version = x.scope_version AND c.state = 'approved'
+        JOIN tollgate.case_approval a ON a.approval_id = x.approval_id AND a.kind <> 'redelivery'
+            AND a.voided_at IS NULL AND a.expires_at > now()
+        WHERE x.hold_id = NEW.hold_id AND x.case_id = NEW.case_id AND x.ended_at IS NULL) THEN
+        RAISE EXCEPTION 'no extraction was ordered under a live approval' USING ERRCODE = 'check_violation',
+            CONSTRAINT = 'held_ordered';
+    END IF;
+    INSERT INTO tollgate.hold (hold_id, case_id, kind, state, requested_at, zone, first_month, last_month, made_by)
+    VALUES (NEW.hold_id, NEW.case_id, 'production', 'pending', now(), 'UTC', low, high, session_user)
+    ON CONFLICT DO NOTHING;
     RETURN NEW;
 END $$;
 CREATE TRIGGER begins BEFORE INSERT ON tollgate.held FOR EACH ROW EXECUTE FUNCTION tollgate.held_begins();
@@ -244,9 +261,22 @@ BEGIN
     VALUES (change, (asked->>'month')::int, ARRAY(SELECT jsonb_array_elements_text(asked->'classes')));
 END $$;
 
--- What stands of a month and what still needs it. `needed`: a copy of it is being made or a hold has none yet, or a case
--- that is open asks for records of it that it has no copy of. Whose, and how many, is not said. `staged`: records wait to
--- be rolled, which they could never be again.
+-- Whether records are owed to a preservation of which there is no copy: every copy failed, or was never made. It ends with
+-- a copy, with a lifting, or with the days of the request.
+CREATE FUNCTION tollgate.uncopied(wanted text) RETURNS boolean
+    LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+    SELECT EXISTS (SELECT FROM tollgate.legal_case c
+            WHERE c.case_id = wanted AND c.instrument = 'preservation' AND c.state IN ('active', 'renewed'))
+        AND NOT EXISTS (SELECT FROM tollgate.hold h
+            WHERE h.case_id = wanted AND ((h.sealed_at IS NOT NULL AND h.destroyed_at IS NULL) OR h.state = 'lifted'
+                OR h.expires_at <= clock_timestamp()))
+$$;
+REVOKE ALL ON FUNCTION tollgate.uncopied(text) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION tollgate.uncopied(text) TO tollgate_cases;
+
+-- What stands of a month and what still needs it. `needed`: a copy of it is being made, a hold or a preservation has none
+-- yet, or a case that is open asks for records of it that it has no copy of. Whose, and how many, is not said. `staged`:
+-- records wait to be rolled, which they could never be again.
 CREATE FUNCTION tollgate.shred_facts(wanted int, OUT batches bigint, OUT rows bigint, OUT staged boolean, OUT needed boolean)
     LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
     SELECT (SELECT count(*) FROM tollgate.run r WHERE r.month = wanted),
@@ -256,8 +286,11 @@ CREATE FUNCTION tollgate.shred_facts(wanted int, OUT batches bigint, OUT rows bi
         OR EXISTS (
             SELECT FROM tollgate.legal_case c
             JOIN tollgate.case_scope s ON s.case_id = c.case_id AND s.scope_version = c.scope_version
-            WHERE c.state IN ('received', 'deficient', 'validated', 'objected', 'approved')
-                AND wanted BETWEEN s.first_month AND s.last_month)
+            WHERE wanted BETWEEN s.first_month AND s.last_month
+                -- Until it is delivered a case may be extracted anew: narrowed, or approved after it was contested.
+                AND (c.state IN ('received', 'deficient', 'validated', 'objected', 'approved', 'extracted', 'reviewed',
+                        'certified')
+                    OR tollgate.uncopied(c.case_id)))
 $$;
 
 -- Begins an order under an entry of the log that names it. From now on no copy is begun of the month.

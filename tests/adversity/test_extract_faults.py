@@ -21,7 +21,7 @@ from proxy.ledger.model import Kind
 from proxy.policy.extraction import ExtractionOrder, ExtractionState, HoldUnreadableError
 from tests.conftest import Database
 from tests.support import store as killing
-from tests.support.held import HANDLER, Desk, open_desk, order
+from tests.support.held import HANDLER, Desk, Ordered, open_desk, order
 from tests.support.store import JULY, calls, number
 
 SMALL: dict[str, Any] = {"piece_rows": 8, "progress_rows": 20}
@@ -38,6 +38,7 @@ def worker(config: Config, folder: Path, asked: ExtractionOrder, kill_at: int, b
 
     async def work() -> None:
         async with open_desk(config, folder, **SMALL) as desk:
+            await desk.extractions.register(asked)
             killing._arm(kill_at, before)
             await desk.extractions.extract(asked)
 
@@ -242,11 +243,11 @@ async def test_a_gateway_without_the_holds_key_class(database: Database, tmp_pat
     await desk.store.add(calls(range(8), called=number(9)))
     classes = frozenset({"timing", "parties", "source", "subscriber", "device", "tags"})
     keys = DataKeys(await asyncio.to_thread(FileProvider, database.config.keyring_dir, classes))
-    poor = Extractions(desk.legal, keys, desk.store.ledger, desk.store.executor)
+    poor = Ordered(desk.owner, desk.legal, keys, desk.store.ledger, desk.store.executor)
     done = await poor.extract(order(await desk.case(), number(9)))
     assert (done.state, done.why, done.rows) == (ExtractionState.FAILED, "keys", 0)
     rich = DataKeys(await asyncio.to_thread(FileProvider, database.config.keyring_dir, classes | {"hold"}))
-    done = await Extractions(desk.legal, rich, desk.store.ledger, desk.store.executor).extract(
+    done = await Ordered(desk.owner, desk.legal, rich, desk.store.ledger, desk.store.executor).extract(
         order(await desk.case(), number(9))
     )
     assert (done.state, done.rows) == (ExtractionState.COMPLETE, 8)

@@ -10,13 +10,12 @@ from typing import Any
 import asyncpg
 import pytest
 
-from proxy.disclosure.extract import Extractions
 from proxy.disclosure.filling import Filling
 from proxy.policy.extraction import Extraction
 from schema.roles import Role
 from tests.conftest import Database
 from tests.support import exposure
-from tests.support.held import EVERYTHING, HANDLER, add_case, new_case, order
+from tests.support.held import EVERYTHING, HANDLER, Ordered, add_case, new_case, order
 from tests.support.store import call, calls, number, unmapped_profile
 
 
@@ -25,7 +24,7 @@ class Desk:
     """The privacy officer's desk, and the legal one."""
 
     privacy: exposure.Desk
-    extractions: Extractions
+    extractions: Ordered
     owner: asyncpg.Connection
 
     async def extract(self, *texts: str, **change: Any) -> Extraction:
@@ -42,7 +41,7 @@ async def desk(database: Database, owner: asyncpg.Connection, tmp_path: Path) ->
         asyncpg.create_pool(database.config.role_url(Role.LEGAL), min_size=1, max_size=4) as pool,
     ):
         store = privacy.store
-        extractions = Extractions(pool, store.keys, store.ledger, store.executor, piece_rows=8, progress_rows=20)
+        extractions = Ordered(owner, pool, store.keys, store.ledger, store.executor, piece_rows=8, progress_rows=20)
         yield Desk(privacy, extractions, owner)
         await extractions.close()
 

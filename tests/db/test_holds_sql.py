@@ -16,7 +16,7 @@ from proxy.changes.model import OwnChange
 from proxy.changes.service import Changes
 from proxy.ledger.model import Kind
 from proxy.ledger.service import Ledger
-from proxy.legal.holding import COUNTED, DUE_DAYS
+from proxy.legal.holding import _LIST, COUNTED, DUE_DAYS
 from proxy.legal.holds import TRANSITIONS, HoldState
 from proxy.legal.kinds import KINDS, SecrecyLift
 from proxy.legal.secrecy import NONE, Audience, Authority, Secrecy, visible, visible_sql
@@ -24,6 +24,8 @@ from proxy.registry.model import Conflict, RegistryError
 from proxy.staff.model import StaffRole
 from schema.roles import Role
 from tests.conftest import Database
+from tests.support.held import add_case as held_case
+from tests.support.held import add_order, new_case
 from tests.support.holds import HANDLER, People, add_case, add_hold, open_people
 from tests.support.ledger import open_ledger, open_provider
 from tests.support.operators import OneConnection, grant_of
@@ -84,6 +86,88 @@ async def test_metrics_count_what_may_be_known_of(owner: asyncpg.Connection, des
     assert (row["live"], row["due"]) == (1, 1)
     row = await desk.fetchrow(COUNTED, timedelta(days=1))
     assert (row["live"], row["due"]) == (1, 0)
+
+
+async def test_preservations_without_a_copy_are_counted(owner: asyncpg.Connection, desk: asyncpg.Connection) -> None:
+    void = "UPDATE tollgate.hold SET state = 'void', ended_at = now() WHERE hold_id = $1"
+    for name, letter in ((NONE, "A"), ("2709c", "B")):
+        case = await add_case(owner, name, instrument="preservation", state="active")
+        await add_hold(owner, case, f"H-{letter * 10}", sealed=False)
+        assert (await desk.fetchrow(COUNTED, timedelta(days=1)))["failed"] == (letter == "B"), "it is being made"
+        await owner.execute(void, f"H-{letter * 10}")
+        assert (await desk.fetchrow(COUNTED, timedelta(days=1)))["failed"] == 1, "and none that is secret"
+    soon = datetime.now(UTC) + timedelta(days=1)
+    rows = await desk.fetch(_LIST, None, soon, True, 10)
+    assert {r["hold_id"] for r in rows} == {"H-AAAAAAAAAA", "H-BBBBBBBBBB"}, "the desk is told of both"
+    assert not await desk.fetch(_LIST, None, None, True, 10)
+    first = await owner.fetchval("SELECT case_id FROM tollgate.hold WHERE hold_id = 'H-AAAAAAAAAA'")
+    await add_hold(owner, first, "H-CCCCCCCCCC")
+    assert (await desk.fetchrow(COUNTED, timedelta(days=1)))["failed"] == 0
+    assert [r["hold_id"] for r in await desk.fetch(_LIST, None, soon, True, 10)] == ["H-BBBBBBBBBB"]
+
+
+HELD = (
+    "INSERT INTO tollgate.held (hold_id, case_id, access_id, key_month, discloses, order_digest, as_of, staged,"
+    " start_us, end_us, at_us) VALUES ($1, $2, $3, 202611, $4, sha256(''), 1, 0, 0, 1, 0)"
+)
+
+
+@pytest.mark.parametrize(
+    "deed",
+    [
+        "",
+        "UPDATE tollgate.case_extraction SET ended_at = now(), ended_as = 'failed'",
+        "UPDATE tollgate.case_approval SET voided_at = now()",
+        "UPDATE tollgate.case_approval SET approved_at = '2026-01-01', expires_at = '2026-01-02'",
+        "UPDATE tollgate.case_approval SET kind = 'redelivery', recipient = digest",
+        "UPDATE tollgate.legal_case SET state = 'objected', version = 2",
+        "UPDATE tollgate.legal_case SET scope_version = 2",
+        "UPDATE tollgate.legal_case SET approval_id = NULL",
+        "UPDATE tollgate.case_extraction SET hold_id = 'H-ZZZZZZZZZZ'",
+    ],
+)
+async def test_nothing_is_read_but_what_was_ordered(database: Database, owner: asyncpg.Connection, deed: str) -> None:
+    """Whatever role LEGAL is brought to do."""
+    legal = await asyncpg.connect(database.config.role_url(Role.LEGAL))
+    try:
+        case = await held_case(owner, new_case())
+        with pytest.raises(asyncpg.CheckViolationError, match="no extraction was ordered"):
+            await legal.execute(HELD, HOLD, case, uuid4(), True)
+        await add_order(owner, case, HOLD)
+        with pytest.raises(asyncpg.CheckViolationError, match="no extraction was ordered"):
+            await legal.execute(HELD, "H-BBBBBBBBBB", case, uuid4(), True)
+        other = await add_case(owner)
+        with pytest.raises(asyncpg.CheckViolationError, match="no extraction was ordered"):
+            await legal.execute(HELD, HOLD, other, uuid4(), True)
+        if deed:
+            async with owner.transaction():
+                await owner.execute("SET LOCAL session_replication_role = replica")
+                await owner.execute(deed)
+            with pytest.raises(asyncpg.CheckViolationError, match="no extraction was ordered"):
+                await legal.execute(HELD, HOLD, case, uuid4(), True)
+        else:
+            await legal.execute(HELD, HOLD, case, uuid4(), True)
+            row = await owner.fetchrow("SELECT case_id, kind, state FROM tollgate.hold")
+            assert tuple(row) == (case, "production", "pending")
+    finally:
+        await legal.close()
+
+
+async def test_nothing_is_preserved_but_for_a_hold_that_waits(database: Database, owner: asyncpg.Connection) -> None:
+    legal = await asyncpg.connect(database.config.role_url(Role.LEGAL))
+    try:
+        case = await add_case(owner, instrument="preservation", state="active")
+        with pytest.raises(asyncpg.CheckViolationError, match="no hold waits"):
+            await legal.execute(HELD, HOLD, case, uuid4(), False)
+        await add_hold(owner, case, HOLD)
+        with pytest.raises(asyncpg.CheckViolationError, match="no hold waits"):
+            await legal.execute(HELD, HOLD, case, uuid4(), False)
+        await add_hold(owner, case, "H-BBBBBBBBBB", sealed=False)
+        with pytest.raises(asyncpg.CheckViolationError, match="another's"):
+            await legal.execute(HELD, "H-BBBBBBBBBB", await add_case(owner), uuid4(), False)
+        await legal.execute(HELD, "H-BBBBBBBBBB", case, uuid4(), False)
+    finally:
+        await legal.close()
 
 
 async def test_a_hold_moves_as_its_value_does(owner: asyncpg.Connection) -> None:
@@ -298,7 +382,11 @@ async def test_a_copy_s_end_is_its_hold_s(database: Database, owner: asyncpg.Con
     await owner.execute("UPDATE tollgate.held SET state = 'complete', rows = 5, sha256 = sha256(''), ended_at = now()")
     row = await owner.fetchrow("SELECT state, rows, sealed_at IS NOT NULL AS whole FROM tollgate.hold")
     assert tuple(row) == ("active", 5, True)
-    await owner.execute(held, "H-CCCCCCCCCC", case, uuid4(), True)
+    with pytest.raises(asyncpg.CheckViolationError, match="no extraction was ordered"):
+        await owner.execute(held, "H-CCCCCCCCCC", case, uuid4(), True)
+    ordered = await held_case(owner, new_case())
+    await add_order(owner, ordered, "H-CCCCCCCCCC")
+    await owner.execute(held, "H-CCCCCCCCCC", ordered, uuid4(), True)
     await owner.execute("UPDATE tollgate.held SET state = 'failed', ended_at = now() WHERE hold_id = 'H-CCCCCCCCCC'")
     assert await owner.fetchval("SELECT state FROM tollgate.hold WHERE hold_id = 'H-CCCCCCCCCC'") == "void"
     # A copy under another case's hold, or of another kind, is refused.

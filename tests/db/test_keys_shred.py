@@ -33,6 +33,7 @@ from proxy.store.shred import CLASSES, Order, ShredError, kept_until, pending_un
 from schema.roles import Role
 from tests.conftest import Database
 from tests.support.exposure import OFFICER, Desk, numbers_of, open_desk
+from tests.support.held import add_order
 from tests.support.holds import HANDLER, People, add_case, add_hold, open_people, open_shredder
 from tests.support.ledger import open_ledger
 from tests.support.operators import grant_of
@@ -233,6 +234,44 @@ async def test_what_the_legal_desk_needs_stays(room: Room, owner: asyncpg.Connec
     assert await gone(owner) == {("parties", MONTH)}
 
 
+async def test_a_preservation_whose_copy_failed_keeps_its_months(room: Room, owner: asyncpg.Connection) -> None:
+    """Until there is a copy, or two people have let it go, or its days are over: also after the last try."""
+    await room.freeze()
+    change = await room.order("parties")
+    case = await add_case(owner, instrument="preservation", state="active", months=(202401, 202408))
+    for letter in "AAB":
+        hold = "H-" + letter * 10
+        if letter == "B":
+            assert await room.refused(change) == "shred.held", "void"
+        elif not await owner.fetchval("SELECT count(*) FROM tollgate.hold"):
+            assert await room.refused(change) == "shred.held", "none"
+        await owner.execute("DELETE FROM tollgate.hold")
+        await add_hold(owner, case, hold, months=(202407, 202407), sealed=False)
+        await owner.execute("UPDATE tollgate.hold SET state = 'void', ended_at = now()")
+    with pytest.raises(asyncpg.InsufficientPrivilegeError, match="still needs"):
+        await room.people.conn.execute("SELECT tollgate.shred_begin($1, $2, NULL)", change, uuid4())
+    needed = "SELECT needed FROM tollgate.shred_facts($1)"
+    assert [await owner.fetchval(needed, month) for month in (202312, 202401, 202408, 202409)] == [
+        False, True, True, False,
+    ]  # fmt: skip
+    # A copy that is whole, or a lifting: it is owed no more.
+    await add_hold(owner, case, "H-CCCCCCCCCC", months=(202407, 202407))
+    assert not await owner.fetchval(needed, MONTH)
+    await owner.execute("DELETE FROM tollgate.hold WHERE hold_id = 'H-CCCCCCCCCC'")
+    assert await owner.fetchval(needed, MONTH)
+    await add_hold(owner, case, "H-DDDDDDDDDD", months=(202407, 202407), sealed=False)
+    await room.people.do("hold.lift", {"hold": "H-DDDDDDDDDD"})
+    await room.carry_out(change)
+
+
+async def test_what_was_owed_ends_with_the_days_of_the_request(owner: asyncpg.Connection) -> None:
+    case = await add_case(owner, instrument="preservation", state="active", months=(202401, 202408))
+    asked = datetime.now(UTC) - timedelta(days=92)
+    await add_hold(owner, case, "H-AAAAAAAAAA", requested=asked, sealed=False)
+    await owner.execute("UPDATE tollgate.hold SET state = 'void', ended_at = now()")
+    assert not await owner.fetchval("SELECT needed FROM tollgate.shred_facts($1)", MONTH)
+
+
 async def test_what_is_staged_is_rolled_first(room: Room) -> None:
     await room.desk.store.ingest(calls(range(50, 53), at=OLD))
     change = await room.order("location")
@@ -257,7 +296,8 @@ async def test_no_copy_is_begun_of_a_month_that_goes(room: Room, owner: asyncpg.
     await room.freeze()
     change = await room.order("parties")
     await room.people.conn.execute("SELECT tollgate.shred_begin($1, $2, NULL)", change, uuid4())
-    case = await add_case(owner)
+    case = await add_case(owner, state="approved")
+    await add_order(owner, case, "H-BBBBBBBBBB")
     values = (case, uuid4(), int(OLD.timestamp() * 1e6), int((OLD + timedelta(days=3)).timestamp() * 1e6))
     held = (
         "INSERT INTO tollgate.held (hold_id, case_id, access_id, key_month, discloses, order_sealed, order_digest,"

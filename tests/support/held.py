@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import contextlib
 import secrets
@@ -46,6 +47,63 @@ async def add_case(owner: asyncpg.Connection, case_id: str) -> str:
         case_id,
     )
     return case_id
+
+
+async def add_order(owner: asyncpg.Connection, case_id: str, hold_id: str, *, discloses: bool = True) -> None:
+    """Have the register order a copy: an extraction under a live approval, or a preservation that waits for its copy.
+
+    Nothing of it where there is no such case. The register's own rules on people are not what is tried here.
+    """
+    if not await owner.fetchval("SELECT EXISTS (SELECT FROM tollgate.legal_case WHERE case_id = $1)", case_id):
+        return
+    if not discloses:
+        await owner.execute(
+            "INSERT INTO tollgate.hold (hold_id, case_id, kind, state, requested_at, zone, first_month, last_month,"
+            " made_by, expires_at) VALUES ($1, $2, 'preservation', 'pending', now(), 'UTC', 202601, 202612, 'h',"
+            " timezone('UTC', timezone('UTC', now())::date::timestamp + interval '91 days')) ON CONFLICT DO NOTHING",
+            hold_id, case_id,
+        )  # fmt: skip
+        return
+    async with owner.transaction():
+        await owner.execute("SET LOCAL session_replication_role = replica")
+        approval = await owner.fetchval("SELECT approval_id FROM tollgate.legal_case WHERE case_id = $1", case_id)
+        if approval is None:
+            approval = await owner.fetchval(
+                "INSERT INTO tollgate.case_approval (approval_id, case_id, scope_version, digest, kind, approved_by,"
+                " expires_at) VALUES (gen_random_uuid(), $1, 1, $2, 'approval', 'a', now() + interval '7 days')"
+                " RETURNING approval_id",
+                case_id, bytes(32),
+            )  # fmt: skip
+            await owner.execute(
+                "UPDATE tollgate.legal_case SET approval_id = $2, scope_version = 1 WHERE case_id = $1",
+                case_id, approval,
+            )  # fmt: skip
+        await owner.execute(
+            "INSERT INTO tollgate.case_extraction (hold_id, case_id, scope_version, approval_id, ordered_by)"
+            " VALUES ($1, $2, 1, $3, 'handler-1') ON CONFLICT DO NOTHING",
+            hold_id, case_id, approval,
+        )  # fmt: skip
+
+
+class Ordered(Extractions):
+    """Extractions, each ordered by the register before it begins, as a case's is."""
+
+    def __init__(self, owner: asyncpg.Connection, *parts: Any, **settings: Any) -> None:
+        super().__init__(*parts, **settings)
+        self._owner, self._one = owner, asyncio.Lock()
+        self._ordered: set[str] = set()
+
+    async def register(self, order: ExtractionOrder) -> None:
+        """Have the register order it; once."""
+        async with self._one:
+            if order.hold_id not in self._ordered:
+                await add_order(self._owner, order.permit.case_id, order.hold_id, discloses=order.permit.discloses)
+                self._ordered.add(order.hold_id)
+
+    async def start(self, order: ExtractionOrder) -> Extraction:
+        """See ``Extractor.start``."""
+        await self.register(order)
+        return await super().start(order)
 
 
 def target(text: str) -> Target:
@@ -113,7 +171,7 @@ class Desk:
     store: Store
     owner: asyncpg.Connection
     legal: asyncpg.Pool
-    extractions: Extractions
+    extractions: Ordered
     cases: list[str] = field(default_factory=list)
 
     async def case(self) -> str:
@@ -148,6 +206,6 @@ async def open_desk(config: Config, folder: Path, **settings: Any) -> AsyncItera
         )
         owner = await asyncpg.connect(config.database_url)
         stack.push_async_callback(owner.close)
-        extractions = Extractions(legal, store.keys, store.ledger, store.executor, **settings)
+        extractions = Ordered(owner, legal, store.keys, store.ledger, store.executor, **settings)
         stack.push_async_callback(extractions.close)
         yield Desk(store, owner, legal, extractions)
