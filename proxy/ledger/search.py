@@ -157,7 +157,7 @@ class Search:
         seen = seen if seen is not None else Seen()
         left = query.limit
         async with self._pool.acquire() as conn:
-            withheld = Withheld(self._keys, frozenset()) if self._desk else await Withheld.of(conn, self._keys)
+            withheld = Withheld(self._keys, None) if self._desk else await Withheld.of(conn, self._keys)
             async for page in self._pages(conn, query, seen):
                 rows = [row for row in page.rows if not query.kinds or row["kind"] in query.kinds]
                 for entry in await open_rows(conn, self._keys, await withheld.rows(conn, rows)):

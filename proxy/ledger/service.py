@@ -231,7 +231,7 @@ class Ledger:
         """
         found: list[OpenedEntry] = []
         async with self._pool.acquire() as conn:
-            withheld = await Withheld.of(conn, self._keys) if others else Withheld(self._keys, frozenset())
+            withheld = await Withheld.of(conn, self._keys) if others else Withheld(self._keys, None)
             while len(found) < _limit(limit):
                 rows = await conn.fetch(sql.READ, after, limit, _names(kinds))
                 kept = await open_rows(conn, self._keys, await withheld.rows(conn, rows))
@@ -247,7 +247,7 @@ class Ledger:
         """Open the last entries, oldest first. Otherwise as ``read``."""
         asked = _limit(limit)
         async with self._pool.acquire() as conn:
-            withheld = await Withheld.of(conn, self._keys) if others else Withheld(self._keys, frozenset())
+            withheld = await Withheld.of(conn, self._keys) if others else Withheld(self._keys, None)
             while True:
                 rows = await conn.fetch(sql.READ_LAST, asked, _names(kinds))
                 kept = await open_rows(conn, self._keys, await withheld.rows(conn, rows[::-1]))

@@ -2,8 +2,9 @@
 
 PostgreSQL says which cases those are (`tollgate.secret_cases`, migration 0016; the rule is proxy/legal/secrecy.py).
 Their entries are known by the keyed tag of the case, so nothing is opened for it, and what they hold need not be there
-any more. Where a month's tags cannot be made again, whatever may be a case's is left out. Nothing says that, or how
-many.
+any more. Where a month's tags cannot be made again, whatever may be a case's is left out; and the desk's own changes
+always are, for not all of them name a case. Both whether or not any case is secret now: entries that vanished when one
+was opened would tell of it. Nothing says that something was left out, or how many.
 """
 
 from __future__ import annotations
@@ -36,10 +37,10 @@ class Withheld:
 
     Args:
         keys: the data keys; those of the tags are asked for.
-        cases: ids of the cases that are left out.
+        cases: ids of the cases that are left out; None for the legal desk, which is shown all.
     """
 
-    def __init__(self, keys: DataKeys, cases: frozenset[str]) -> None:
+    def __init__(self, keys: DataKeys, cases: frozenset[str] | None) -> None:
         self._keys = keys
         self.cases = cases
         self._tags: dict[int, frozenset[bytes] | None] = {}
@@ -51,14 +52,14 @@ class Withheld:
 
     async def rows(self, conn: asyncpg.Connection, rows: Sequence[Row]) -> list[Row]:
         """Return the rows (``at``, ``kind``, ``tags``) that may be shown."""
-        if not self.cases:
+        if self.cases is None:
             return list(rows)
         await self._load(conn, {month_of(row["at"]) for row in rows})
         return [row for row in rows if not self.hides(month_of(row["at"]), row["kind"], row["tags"])]
 
     def hides(self, month: int, kind: str, stored: bytes) -> bool:
         """Say whether an entry is left out, by its stored tags; of a month that was loaded."""
-        if not self.cases:
+        if self.cases is None:
             return False
         tags = self._tags[month]
         if tags is None:
@@ -68,14 +69,17 @@ class Withheld:
 
     def shows(self, entry: OpenedEntry) -> bool:
         """Say whether an opened entry may be shown: it may name a case that its tags do not."""
-        if not self.cases:
+        return self.tells(month_of(entry.at), entry.kind, entry.request, entry.actor)
+
+    def tells(self, month: int, kind: Kind, asked: Mapping[str, Any] | None, actor: Mapping[str, Any] | None) -> bool:
+        """Say whether what an entry says may be shown; None is what is erased. Of a month that was loaded."""
+        if self.cases is None:
             return True
-        asked = entry.request
         if asked is None:
             # Whose it was, where its tags cannot tell, is not known: a carrier's client acts in no case.
-            blind = self._tags.get(month_of(entry.at), ()) is None
-            return not blind or entry.actor is None or "client_id" in entry.actor
-        if entry.kind is Kind.CHANGE_STATE and asked.get("kind") in DESK_CHANGES:
+            blind = self._tags.get(month, ()) is None
+            return not blind or actor is None or "client_id" in actor
+        if kind is Kind.CHANGE_STATE and asked.get("kind") in DESK_CHANGES:
             return False
         payload = asked.get("payload")
         named = {asked.get("case"), payload.get("case") if isinstance(payload, dict) else None}
@@ -83,10 +87,11 @@ class Withheld:
 
     async def load(self, conn: asyncpg.Connection, month: int) -> None:
         """Make a month's tags, for `hides`."""
-        if self.cases:
+        if self.cases is not None:
             await self._load(conn, {month})
 
     async def _load(self, conn: asyncpg.Connection, months: set[int]) -> None:
+        cases = sorted(self.cases or ())
         for month in sorted(months - self._tags.keys()):
             period = Period(TAG_CLASS, month)
             try:
@@ -96,6 +101,6 @@ class Withheld:
             if key is None:
                 self._tags[month] = None
                 continue
-            column = encoding.tag_column(key.secret, [Tag("case", case.encode()) for case in self.cases])
+            column = encoding.tag_column(key.secret, [Tag("case", case.encode()) for case in cases])
             size = encoding.TAG_BYTES
             self._tags[month] = frozenset(column[i : i + size] for i in range(0, len(column), size))

@@ -21,6 +21,7 @@ from proxy.cli.main import main
 from proxy.ledger.model import Entry, Kind, OpenedEntry, Tag
 from proxy.ledger.search import Query, Search, Seen
 from proxy.ledger.service import Ledger
+from proxy.ledger.withheld import DESK_CHANGES
 from proxy.legal.bands import BandError
 from proxy.legal.reports import Period as ReportPeriod
 from proxy.legal.reports import Reader, Reports
@@ -152,6 +153,53 @@ async def test_nothing_says_that_something_was_left_out(world: World, owner: asy
     gone = [e async for e in world.search().run(Query((Tag("case", b"C-QQQQQQQQQQ"),)), never)]
     assert found == gone == []
     assert (there.erased, there.blind, there.next_after) == (never.erased, never.blind, never.next_after)
+
+
+async def test_whether_a_case_is_secret_moves_nothing_else(
+    world: World, database: Database, owner: asyncpg.Connection
+) -> None:
+    """What others are shown of the desk's own changes, and of months that are blind, is the same before and after."""
+    for kind, payload in (("hold.lift", {"hold": "H-AAAAAAAAAA"}), ("secrecy.lift", {"case": "C-QQQQQQQQQQ"})):
+        await world.ledger.append(Entry(Kind.CHANGE_STATE, {"staff": HANDLER}, {"kind": kind, "payload": payload}))
+    query = Query(limit=1000)
+
+    async def shown() -> list[list[int]]:
+        """By search, by reading in order, and by reading from the end; of what is about no secret case."""
+        keys = DataKeys(open_provider(database.config))
+        search = [e async for e in Search(world.pool, keys).run(query)]
+        every = (search, await world.ledger.read(limit=1000, others=True), await world.ledger.read_last(others=True))
+        assert not [e for read in every for e in read if e.request and e.request.get("kind") in DESK_CHANGES]
+        secret = {world.sealed, world.letter}
+        return [
+            [e.index for e in read if not any(case in json.dumps(e.as_json()) for case in secret)] for read in every
+        ]
+
+    secret = await shown()
+    # The desk's search shows them, to the desk.
+    assert {"hold.lift", "secrecy.lift"} <= {
+        e.request["kind"] for e in await world.found(query, desk=True) if e.request and "kind" in e.request
+    }
+    for gone in ((), (Period("log_tags", 202605),)):
+        if gone:
+            await world.keys.record_destroyed(owner, list(gone))
+            world.keys.forget(list(gone))
+            secret = await shown()
+        await _are_secret(owner, False)
+        assert await owner.fetch("SELECT tollgate.secret_cases()") == []
+        # What was there before still is, and but for what was secret nothing has come.
+        assert await shown() == secret
+        await _are_secret(owner, True)
+
+
+async def _are_secret(owner: asyncpg.Connection, secret: bool) -> None:
+    """As if no order had been, or was still: the register itself lets none go so."""
+    async with owner.transaction():
+        await owner.execute("SET LOCAL session_replication_role = replica")
+        await owner.execute(
+            "UPDATE tollgate.legal_case SET secrecy_lifted_at = CASE WHEN NOT $1 THEN now() END"
+            " WHERE secrecy <> 'none'",
+            secret,
+        )
 
 
 async def test_what_is_lifted_is_found(world: World, owner: asyncpg.Connection) -> None:
@@ -310,9 +358,9 @@ async def test_an_export_proves_a_secret_and_does_not_tell_it(
     assert len(lines) > 25
     text = "\n".join(json.dumps(line) for line in lines if line.get("withheld"))
     plain = "\n".join(json.dumps(line["openings"]) for line in lines)
-    assert sum(1 for line in lines if line.get("withheld")) == 14
+    assert sum(1 for line in lines if line.get("withheld")) == 16
     assert world.plain in plain
-    assert not any(case in text for case in (world.sealed, world.letter))
+    assert not any(case in part for case in (world.sealed, world.letter) for part in (text, plain))
     # Whoever audits it finds it whole: what is withheld is proved like all the rest.
     keys = await asyncio.to_thread(runner.invoke, main, [*home, "log", "key"])
     words = ["log", "fsck", "--export", str(folder)]

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import asyncpg
 import click
@@ -97,14 +99,26 @@ async def _export(config: Config, directory: Path, parts: tuple[str, ...], datab
 async def _hidden(conn: asyncpg.Connection, keys: DataKeys) -> Callable[[Line], bool]:
     """Return what says of which entries no opening leaves: those of cases that only the legal desk may know of."""
     withheld = await Withheld.of(conn, keys)
-    if withheld.cases:
-        for row in await conn.fetch(_MONTHS):
-            await withheld.load(conn, row["month"])
+    for row in await conn.fetch(_MONTHS):
+        await withheld.load(conn, row["month"])
 
     def hides(line: Line) -> bool:
-        if not withheld.cases:
-            return False
         header = read_header(line.idx, line.header)
-        return withheld.hides(month_of(header.at), header.kind.value, line.tags)
+        month = month_of(header.at)
+        if withheld.hides(month, header.kind.value, line.tags):
+            return True
+        return not withheld.tells(month, header.kind, _value(line, "request"), _value(line, "actor"))
 
     return hides
+
+
+def _value(line: Line, part: str) -> dict[str, Any] | None:
+    """Return what a part says; None where it is erased or is not what it should be, which the export itself tells."""
+    data = (line.openings or {}).get(part)
+    if not isinstance(data, bytes):
+        return None
+    try:
+        value = json.loads(data)["value"] if data else {}
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return None
+    return value if isinstance(value, dict) else None
