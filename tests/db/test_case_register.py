@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import uuid4
 
@@ -10,11 +11,12 @@ import asyncpg
 import pytest
 
 from proxy.legal.holds import new_hold_id
-from proxy.legal.model import Case
+from proxy.legal.model import Case, new_case_id
 from proxy.legal.states import CAPACITY, TRANSITIONS, Action, Capacity, CaseState, allowed
 from schema.roles import Role
 from tests.conftest import Database
-from tests.support.cases import EMERGENCY, NUMBER, Services, services
+from tests.support.cases import ASKED, EMERGENCY, NUMBER, Services, services
+from tests.support.holds import add_case
 
 TABLES = (
     "legal_case",
@@ -38,9 +40,10 @@ async def s(database: Database, owner: asyncpg.Connection) -> AsyncIterator[Serv
 
 
 async def test_the_transitions_are_the_gateways(owner: asyncpg.Connection) -> None:
-    rows = await owner.fetch("SELECT action, from_state, to_state FROM tollgate.case_transition")
+    rows = await owner.fetch("SELECT action, from_state, to_state, capacity FROM tollgate.case_transition")
     held = {(r["action"], r["from_state"], r["to_state"]) for r in rows}
     assert held == {(t.action.value, t.before.value if t.before else "", t.after.value) for t in TRANSITIONS}
+    assert {r["action"]: r["capacity"] for r in rows} == {action.value: by.value for action, by in CAPACITY.items()}
     assert set(CAPACITY) == set(Action) == {t.action for t in TRANSITIONS}
     # Every state is reached and, but for the last, left; the way through stands.
     assert {t.after for t in TRANSITIONS} == set(CaseState)
@@ -190,6 +193,135 @@ async def test_a_scope_that_widens(s: Services) -> None:
         "UPDATE tollgate.legal_case SET scope_version = scope_version + 1, version = version + 1 WHERE case_id = $1"
     )
     await breaks(s, "case_scope", statement, case.case_id)
+
+
+ADD_CASE = (
+    "INSERT INTO tollgate.legal_case (case_id, instrument, key_month, opened_by, request_key, state, version)"
+    " VALUES ($1, 'subpoena', 202611, 'both-1', $2, $3, 1)"
+)
+ADD_EVENT = (
+    "INSERT INTO tollgate.case_event (case_id, version, action, from_state, to_state, actor, capacity, scope_version,"
+    " entry_id) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, gen_random_uuid())"
+)
+ADD_SCOPE = (
+    "INSERT INTO tollgate.case_scope (case_id, scope_version, digest, targets, first_month, last_month, made_by,"
+    " narrows, sealed) VALUES ($1, $2, $3, $4, $5, $6, 'both-1', $7, '')"
+)
+
+
+async def together(s: Services, *statements: tuple[Any, ...]) -> None:
+    """The desk's role does several things in one transaction."""
+    async with s.cases.acquire() as conn, conn.transaction():
+        for statement, *arguments in statements:
+            await conn.execute(statement, *arguments)
+
+
+async def test_who_opened_a_case_does_not_approve_it_in_any_capacity(s: Services) -> None:
+    """One person with both roles, who says of themselves whatever a lying gateway likes."""
+    case_id = new_case_id()
+    # A case begins received, by its opener, as a handler.
+    with pytest.raises(asyncpg.InsufficientPrivilegeError):
+        await s.cases.execute(ADD_CASE, case_id, uuid4(), "validated")
+    with pytest.raises(asyncpg.CheckViolationError) as error:
+        await s.cases.execute(ADD_CASE, case_id, uuid4(), "received")  # and no event
+    assert error.value.constraint_name == "case_event"
+    opened = ("open", "", "received", "both-1")
+    add = (ADD_CASE, case_id, uuid4(), "received")
+    for other in ("either", "approver", "system"):
+        with pytest.raises((asyncpg.ForeignKeyViolationError, asyncpg.CheckViolationError)):
+            await together(s, add, (ADD_EVENT, case_id, 1, *opened, other, 0))
+    await together(s, add, (ADD_EVENT, case_id, 1, *opened, "handler", 0))
+    # No step without its event, nor under the event of another.
+    move = "UPDATE tollgate.legal_case SET state = 'deficient', version = 2 WHERE case_id = $1"
+    await breaks(s, "case_event", move, case_id)
+    said = [("document", "received", "received", "both-1", "either")]
+    said += [("validate", "received", "validated", "both-1", "handler")]
+    for event in said:
+        with pytest.raises(asyncpg.CheckViolationError) as error:
+            await together(s, (move, case_id), (ADD_EVENT, case_id, 2, *event, 0))
+        assert error.value.constraint_name == "case_event"
+    # Whoever opened it, said its scope or ordered its extraction is no approver of it, even where no event says so.
+    for column in ("legal_case.opened_by", "case_scope.made_by"):
+        case = await s.validated()
+        table, name = column.split(".")
+        await s.owner.execute(f"UPDATE tollgate.{table} SET {name} = 'both-1'" + (
+            ", version = version + 1" if table == "legal_case" else ""))  # fmt: skip
+        statement, arguments = await approval(s, case, "both-1")
+        await breaks(s, "case_two_people", statement, *arguments)
+    case = await s.approved()
+    order = (
+        "INSERT INTO tollgate.case_extraction (hold_id, case_id, scope_version, approval_id, ordered_by)"
+        " VALUES ($1, $2, $3, $4, 'approver-1')"
+    )
+    await breaks(s, "case_two_people", order, new_hold_id(), case.case_id, case.scope_version, case.approval_id)
+
+
+async def test_only_its_own_action_changes_a_column(s: Services) -> None:
+    """A harmless step that brings another along."""
+    case = await s.validated()
+    extracted = await s.extracted()
+    event = (case.version + 1, "document", "validated", "validated", "handler-1", "either", case.scope_version)
+    for change in ("approval_id = $2", "hold_id = 'H-AAAAAAAAAA'", "secrecy = '2705b'"):
+        more = [extracted.approval_id] if "$2" in change else []
+        move = f"UPDATE tollgate.legal_case SET version = version + 1, {change} WHERE case_id = $1"
+        with pytest.raises(asyncpg.CheckViolationError) as error:
+            await together(s, (move, case.case_id, *more), (ADD_EVENT, case.case_id, *event))
+        assert error.value.constraint_name == "case_event", change
+    await s.owner.execute("UPDATE tollgate.legal_case SET version = version + 1")  # the owner needs none
+
+
+async def test_a_scope_that_was_not_made_from_another(s: Services) -> None:
+    """`narrows` is the caller's word: without it a scope is taken until it was validated only."""
+    case = await s.validated()
+    scope = (case.case_id, case.scope_version + 1, bytes(32))
+    await breaks(s, "case_scope", ADD_SCOPE, *scope, 100_000, 190001, 202612, False)
+    await breaks(s, "case_scope", ADD_SCOPE, *scope, 1, 202610, 202610, False)
+    await breaks(s, "case_scope", ADD_SCOPE, *scope, 1, 202609, 202610, True)
+    await breaks(s, "case_scope", ADD_SCOPE, *scope, 1, 202610, 202612, True)
+    await breaks(s, "case_scope", ADD_SCOPE, case.case_id, case.scope_version + 2, bytes(32), 1, 202610, 202610, True)
+    await s.cases.execute(ADD_SCOPE, *scope, 1, 202610, 202610, True)
+    # Of what was found deficient none is made anew, whatever was narrowed since.
+    case = await s.received(asked={**ASKED, "classes": ["timing", "location"]})
+    case = await s.desk.intake.validate(s.handler, case.case_id, case.version)
+    case = await s.desk.intake.narrow(s.handler, case.case_id, case.version, {"classes": ["timing"]})
+    assert case.state is CaseState.RECEIVED
+    await breaks(s, "case_scope", ADD_SCOPE, case.case_id, case.scope_version + 1, bytes(32), 1, 202610, 202610, False)
+
+
+async def test_nobody_at_the_desk_lifts_an_order_of_non_disclosure(s: Services) -> None:
+    """It only gets stronger, whatever the gateway says; what ends it are two people and a change."""
+    soon = datetime.now(UTC) + timedelta(days=30)
+    set_to = "UPDATE tollgate.legal_case SET version = version + 1, secrecy = $2, secret_until = $3 WHERE case_id = $1"
+    held = [("2709c", None), ("2709c", soon), ("2705b", None), ("2705b", soon), ("court_seal", soon)]
+    for secrecy, until in held:
+        case_id = await add_case(s.owner, secrecy, until=until)
+        with pytest.raises(asyncpg.InsufficientPrivilegeError):
+            await s.cases.execute(
+                "UPDATE tollgate.legal_case SET version = version + 1, secrecy_lifted_at = now() WHERE case_id = $1",
+                case_id,
+            )
+        weaker: list[tuple[str, datetime | None]] = [("none", None), ("2705b", soon - timedelta(seconds=1))]
+        weaker += [("court_seal", soon - timedelta(days=31))]
+        if until is None or secrecy == "2709c":
+            weaker += [("2705b", soon + timedelta(days=1))]
+        if secrecy == "2709c":
+            weaker += [("2705b", None)]
+        for other in weaker:
+            with pytest.raises(asyncpg.CheckViolationError) as error:
+                await s.cases.execute(set_to, case_id, *other)
+            assert error.value.constraint_name == "case_secrecy", (secrecy, until, other)
+    assert len(await s.owner.fetch("SELECT tollgate.secret_cases()")) == len(held)
+
+
+async def test_months_are_needed_until_a_case_is_delivered(s: Services) -> None:
+    """What was extracted may be narrowed, or contested and approved, and is then extracted anew."""
+    facts = "SELECT needed FROM tollgate.shred_facts($1)"
+    over = (CaseState.DELIVERED, CaseState.ACKNOWLEDGED, CaseState.CLOSED, CaseState.EXPIRED, CaseState.SUPERSEDED)
+    months = list(range(200101, 200101 + len(CaseState)))
+    for month, state in zip(months, CaseState, strict=True):
+        await add_case(s.owner, state=state.value, months=(month, month))
+        if state not in (CaseState.ACTIVE, CaseState.RENEWED):  # a preservation's are its hold's
+            assert await s.owner.fetchval(facts, month) is (state not in over), state
 
 
 async def test_a_case_is_not_deleted_under_an_extraction(s: Services) -> None:

@@ -66,6 +66,24 @@ async def test_a_new_document_asks_anew(s: Services) -> None:
     assert case.state is CaseState.RECEIVED
 
 
+async def test_what_was_found_deficient_is_not_asked_anew_by_way_of_a_narrowing(s: Services) -> None:
+    intake = s.desk.intake
+    case = await s.received(asked={**ASKED, "classes": ["timing", "parties", "location"]})
+    case = await intake.validate(s.handler, case.case_id, case.version)
+    case = await intake.narrow(s.handler, case.case_id, case.version, {"classes": ["timing", "parties"]})
+    assert case.state is CaseState.RECEIVED
+    wide = {**ASKED, "targets": ["+12125550123", "+12125550188"], "from": "2026-01-01"}
+    with pytest.raises(Refused) as error:
+        await intake.ask(s.handler, case.case_id, case.version, wide)
+    assert error.value.rule == "document.old"
+    # Narrowed it may be, and it is validated as it is; or asked anew of a new document.
+    case = await intake.narrow(s.handler, case.case_id, case.version, {"classes": ["timing"]})
+    case, _ = await s.desk.documents.store(s.handler, case.case_id, case.version, "instrument", parts(pdf("again")))
+    case = await intake.ask(s.handler, case.case_id, case.version, wide)
+    case = await intake.validate(s.handler, case.case_id, case.version)
+    assert case.state is CaseState.VALIDATED
+
+
 async def test_nothing_is_validated_without_scope_and_document(s: Services) -> None:
     case = await s.desk.intake.open(s.handler, uuid4(), SUBPOENA)
     for rule in ("scope.none", "document.none"):
@@ -79,7 +97,12 @@ async def test_nothing_is_validated_without_scope_and_document(s: Services) -> N
 async def test_one_request_opens_one_case(s: Services) -> None:
     key = uuid4()
     first = await s.desk.intake.open(s.handler, key, SUBPOENA)
+    looks = await s.ledger.read(kinds=[Kind.CASE_READ], limit=1000)
     assert await s.desk.intake.open(s.handler, key, SUBPOENA) == first
+    # It is answered with the case as it stands now: a look.
+    (look,) = (await s.ledger.read(kinds=[Kind.CASE_READ], limit=1000))[len(looks) :]
+    assert look.request is not None
+    assert (look.request["look"], look.request["case"]) == ("case", first.case_id)
     assert (await s.desk.intake.open(s.both, key, SUBPOENA)).case_id != first.case_id
 
 
