@@ -456,7 +456,8 @@ def whole_digest(case_id: str, digest: str) -> str:
 
 def _remarks(found: Mapping[str, Any]) -> None:
     scope = found["scope"]
-    console.print(f"  {scope['target_count']:,} targets", markup=False)
+    count = scope["target_count"]
+    console.print(f"  {count:,} {'target' if count == 1 else 'targets'}", markup=False)
     for name, says in (("unreadable", "cannot be searched"), ("guarded", "are police, courts, counsel or staff")):
         if scope[name]:
             places = ", ".join(map(str, scope[name][:20]))

@@ -10,6 +10,7 @@ import click
 from rich.progress import Progress
 
 from proxy.cli.case import change, path_of, told, versioned
+from proxy.cli.caseview import unsearched
 from proxy.cli.common import CliError, ExitCode, console, run
 from proxy.client.staff import StaffSession
 
@@ -30,6 +31,8 @@ def extract(case_id: str, version: int | None, as_json: bool, wait: bool) -> Non
     told(found, as_json)
     if not as_json and found["state"] == "extracted":
         console.print(f"  {found['extraction']['records']:,} records", markup=False)
+        if missing := unsearched(found["extraction"]):
+            console.print(f"  take care: {missing}", style="yellow", markup=False)
 
 
 @click.command()
@@ -38,7 +41,10 @@ def extract(case_id: str, version: int | None, as_json: bool, wait: bool) -> Non
 @click.option("--note", default="", help="Anything to be remarked; stands in the log.")
 def review(case_id: str, version: int | None, as_json: bool, records: int, note: str) -> None:
     """Say that the records that were extracted were looked at."""
-    told(change(case_id, "review", {"records": records, "note": note}, version=version), as_json)
+    found = change(case_id, "review", {"records": records, "note": note}, version=version)
+    told(found, as_json)
+    if not as_json and (missing := unsearched(found["extraction"])):
+        console.print(f"  take care: {missing}", style="yellow", markup=False)
 
 
 @click.command()

@@ -42,6 +42,7 @@ def show_case(case: Mapping[str, Any]) -> None:
     rows += [("approval", _approval(a)) for a in case["approvals"]]
     if (found := case["extraction"]) is not None:
         rows.append(("extraction", f"{found['state']}, {found['records']:,} records, {float(found['part']):.0%}"))
+        rows.append(("not searched", unsearched(found)))
     if (made := case["production"]) is not None:
         rows.append(("production", f"number {made['number']}, {made['state']}"))
     rows.append(("you can", ", ".join(case["actions"])))
@@ -53,6 +54,15 @@ def show_case(case: Mapping[str, Any]) -> None:
             table.add_row(Text(name, style="dim"), Text(printable(value)))
     out.print(table)
     report(case["findings"])
+
+
+def unsearched(extraction: Mapping[str, Any]) -> str:
+    """Return what an extraction did not reach, in words; empty where it reached all that there was."""
+    count = extraction["staged"]
+    if not count:
+        return ""
+    what = "1 record was" if count == 1 else f"{count:,} records were"
+    return f"{what} staged when it began (tollgate roll); the certificate says so"
 
 
 def report(findings: Sequence[Mapping[str, Any]]) -> None:

@@ -39,7 +39,8 @@ def verify(
     """Check a package: the encrypted file, the ZIP archive, or the folder it was unpacked to. Needs no server.
 
     Ends with 0 where everything holds and the carrier's signature was checked; 1 where something does not hold; 5 where
-    it is no package; 6 where everything fits together, but no --key was given, so that nobody knows who made it.
+    it is no package; 6 where everything fits together, but no --key was given, so that nobody knows who made it. A
+    --custodian-key or --log-key that finds nothing to check is something that does not hold.
 
     \b
     Example:

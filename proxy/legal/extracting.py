@@ -47,6 +47,10 @@ class Progress:
     pieces: int
     part: float
     """Of the window, 0 to 1."""
+    complete_to: int = 0
+    """The last record id that it reaches."""
+    staged: int = 0
+    """Records that had been taken in when it began and could not be searched yet: they are not in it."""
 
 
 class Extracting:
@@ -109,7 +113,8 @@ class Extracting:
         part = (found.reached_us - found.start_us) / max(1, found.end_us - found.start_us)
         whole = found.state is ExtractionState.COMPLETE
         part = 1.0 if whole else min(1.0, max(0.0, part))
-        return Progress(case.hold_id, found.state.value, found.rows, found.pieces, round(part, 4))
+        part = round(part, 4)
+        return Progress(case.hold_id, found.state.value, found.rows, found.pieces, part, found.as_of, found.staged)
 
     async def found(self, case: Case) -> Extraction:
         """Return the complete extraction that a case stands on.
@@ -136,7 +141,8 @@ class Extracting:
                     "review.count", "Fed. R. Evid. 803(6)", "The number of records is another: look at them again."
                 )
             gone = [[month, list(classes)] for month, classes in found.gone]
-            return Step({"hold": found.hold_id, "records": found.rows, "note": note, "gone": gone})
+            told: dict[str, JSON] = {"hold": found.hold_id, "records": found.rows, "note": note, "gone": gone}
+            return Step(told | {"complete_to": str(found.as_of), "staged": found.staged})
 
         return await self._register.act(who, case_id, version, Action.REVIEW, work)
 

@@ -128,6 +128,8 @@ class Reading:
                 "state": progress.state,
                 "records": progress.rows,
                 "part": str(progress.part),
+                "complete_to": str(progress.complete_to),
+                "staged": progress.staged,
             },
             "production": None if production is None else _production(production),
             "actions": [action.value for action in actions(case.state)],

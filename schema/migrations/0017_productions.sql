@@ -12,6 +12,8 @@ CREATE TABLE tollgate.production (
     -- SHA-256 over the facts, which bear the production's random id and more: says nothing of the targets without the key.
     facts_digest bytea NOT NULL CHECK (octet_length(facts_digest) = 32),
     facts bytea NOT NULL,
+    -- Whom the certificate names.
+    custodian text NOT NULL REFERENCES tollgate.staff,
     begun_at timestamptz NOT NULL DEFAULT now(),
     rows bigint CHECK (rows >= 0),
     pages bigint CHECK (pages >= 1),
@@ -50,6 +52,16 @@ CREATE TABLE tollgate.production_delivery (
     UNIQUE (production_id, recipients_digest)
 );
 
+-- Who may certify: whoever has a role, whichever, today (not suspended, trained).
+CREATE FUNCTION tollgate.custodian_active(p_staff text) RETURNS boolean
+    LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+    SELECT EXISTS (
+        SELECT FROM tollgate.staff_role r
+        WHERE r.staff_id = p_staff AND r.ended_at IS NULL AND tollgate.staff_active(p_staff, r.role))
+$$;
+REVOKE ALL ON FUNCTION tollgate.custodian_active(text) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION tollgate.custodian_active(text) TO tollgate_cases;
+
 -- The second lock on what is fixed.
 CREATE FUNCTION tollgate.production_check() RETURNS trigger LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
@@ -71,6 +83,11 @@ BEGIN
             IS DISTINCT FROM (OLD.drafted, OLD.rows, OLD.pages, OLD.drafted_at)) THEN
         RAISE EXCEPTION 'what is fixed of a production stays' USING ERRCODE = 'check_violation',
             CONSTRAINT = 'production_state';
+    END IF;
+    -- Files that were begun may be finished; who certifies has to be there at both ends.
+    IF NEW.state <> 'drafted' AND NOT tollgate.custodian_active(NEW.custodian) THEN
+        RAISE EXCEPTION 'the custodian is no active member of staff' USING ERRCODE = 'check_violation',
+            CONSTRAINT = 'production_custodian';
     END IF;
     RETURN NEW;
 END $$;

@@ -40,7 +40,7 @@ from proxy.registry.jwk import registered as registry_key
 from schema.roles import Role
 from tests.conftest import PASSWORDS, Database
 from tests.support.ledger import Fault, Link, open_ledger, open_provider
-from tests.support.production import CASE, CustodianKey, facts, records, signed_pdf, tables
+from tests.support.production import CASE, CustodianKey, facts, records, signed_pdf, signed_text, tables
 
 WHO = {"staff": "handler@carrier.example"}
 PERSON = x25519.Identity.generate()
@@ -111,9 +111,37 @@ async def approval(owner: asyncpg.Connection, recipient: str, **change: Any) -> 
     await owner.execute("SET session_replication_role = origin")
 
 
+async def person(owner: asyncpg.Connection, staff_id: str = "custodian", trained: str = "0 days") -> None:
+    """An active member of staff; how two people put them there is told elsewhere."""
+    await owner.execute("SET session_replication_role = replica")
+    await owner.execute(
+        "INSERT INTO tollgate.staff (staff_id, issuer, subject, name, title, hired_on)"
+        " VALUES ($1, 'https://provider.example', $1, 'Records Custodian', 'Custodian', DATE '2020-01-01')",
+        staff_id,
+    )
+    await owner.execute(
+        "INSERT INTO tollgate.staff_training (staff_id, completed_on, course)"
+        " VALUES ($1, ((now() AT TIME ZONE 'UTC') - $2::text::interval)::date, 'CPNI')",
+        staff_id,
+        trained,
+    )
+    await owner.execute("INSERT INTO tollgate.staff_role (staff_id, role) VALUES ($1, 'legal_handler')", staff_id)
+    await owner.execute("SET session_replication_role = origin")
+
+
+async def suspended(owner: asyncpg.Connection, staff_id: str = "custodian") -> None:
+    """Suspend somebody; lift it by deleting it."""
+    await owner.execute("SET session_replication_role = replica")
+    await owner.execute(
+        "INSERT INTO tollgate.staff_suspension (staff_id, suspended_by) VALUES ($1, 'somebody')", staff_id
+    )
+    await owner.execute("SET session_replication_role = origin")
+
+
 @pytest.fixture
 async def world(database: Database, owner: asyncpg.Connection) -> AsyncIterator[World]:
     await case(owner)
+    await person(owner)
     async with open_ledger(database.config) as ledger, cases_pool(database) as pool:
         yield World(database, owner, ledger, productions(database.config, pool, ledger), pool)
 
@@ -246,6 +274,7 @@ async def test_a_crash_anywhere_leaves_what_a_repeat_makes_the_same(
     config = database.config
     wanted: str | None = None
     struck = 0
+    await person(owner)
     async with open_ledger(config) as ledger, cases_pool(database) as pool:
         for at, persisted in _messages():
             # A fresh start, of the same ids: bytes depend on those too.
@@ -367,8 +396,10 @@ async def test_postgresql_holds_the_order_too(world: World) -> None:
         (f"INSERT INTO tollgate.production_piece VALUES ('{production_id}', 'manifest.json', 9, 'x')", check),
         (f"INSERT INTO tollgate.production_delivery (delivery_id, production_id, recipients_digest, recipients)"
          f" VALUES (gen_random_uuid(), '{production_id}', decode(repeat('00', 32), 'hex'), 'x')", check),
-        (f"INSERT INTO tollgate.production (production_id, case_id, number, key_month, state, facts_digest, facts)"
-         f" VALUES (gen_random_uuid(), '{CASE}', 9, 202605, 'making', decode(repeat('00', 32), 'hex'), 'x')", check),
+        (f"INSERT INTO tollgate.production (production_id, case_id, number, key_month, state, facts_digest, facts,"
+         f" custodian) VALUES (gen_random_uuid(), '{CASE}', 9, 202605, 'making', decode(repeat('00', 32), 'hex'), 'x',"
+         " 'custodian')", check),
+        ("UPDATE tollgate.production SET custodian = 'somebody'", insufficient),
     ):  # fmt: skip
         with pytest.raises(error):
             await pool.execute(statement)
@@ -490,11 +521,62 @@ async def test_a_custodians_signature_is_taken_with_their_own_live_key(world: Wo
     await refused(other, "another key")
     await refused(old, "another key")
     await refused(key, "not over this certificate", text + b" ")
-    await world.owner.execute("SET session_replication_role = replica")
-    await world.owner.execute(
-        "INSERT INTO tollgate.staff_suspension (staff_id, suspended_by) VALUES ('custodian', 'somebody')"
-    )
-    await refused(key, "no signing key is registered")
+    await suspended(world.owner)
+    await refused(key, "no active member of staff")
     await world.owner.execute("DELETE FROM tollgate.staff_suspension")
     await world.productions.certify(production_id, SignedCertificate(SignedAs.SSH, key.sign(text)))
     assert (await world.entries("certified"))[0]["custodian_key"] == sshsig.fingerprint(key.blob)
+
+
+_BEGIN = (
+    "INSERT INTO tollgate.production (production_id, case_id, number, key_month, state, facts_digest, facts, custodian)"
+    " VALUES (gen_random_uuid(), $1, 9, 202605, 'making', decode(repeat('00', 32), 'hex'), 'x', $2)"
+)
+_CERTIFY = (
+    "UPDATE tollgate.production SET state = 'certified', signed_as = 'pdf', kid = 'k', certified = 'x',"
+    " certified_at = now()"
+)
+
+
+async def test_who_certifies_is_an_active_member_of_staff_at_both_ends(world: World) -> None:
+    """Suspended, of no role, untrained, or nobody at all: neither named nor taken, whatever is signed."""
+    production_id, no = facts().production_id, "no active member of staff"
+    await person(world.owner, "untrained", "2 years")
+    await person(world.owner, "of-no-role")
+    await world.owner.execute(
+        "UPDATE tollgate.staff_role SET ended_at = now(), ended_by = 'custodian' WHERE staff_id = 'of-no-role'"
+    )
+    await person(world.owner, "suspended")
+    await suspended(world.owner, "suspended")
+    for n, staff_id in enumerate(("untrained", "of-no-role", "suspended", "nobody", "")):
+        custodian = replace(facts().custodian, staff_id=staff_id)
+        with pytest.raises(ProductionError, match=no):
+            await world.productions.draft(facts(production_id=uuid.uuid4(), number=n + 2, custodian=custodian), held(5))
+        with pytest.raises((asyncpg.CheckViolationError, asyncpg.ForeignKeyViolationError)):
+            await world.pool.execute(_BEGIN, CASE, staff_id)
+    assert await world.entries() == []
+    made = await world.productions.draft(facts(), held(5))
+    assert made.rows == 5
+    text = signed_text(await world.productions.certificate(production_id))
+    await suspended(world.owner)
+    for kind, body in ((SignedAs.TEXT, text), (SignedAs.PDF, signed_pdf().body)):
+        with pytest.raises(ProductionError, match=no):
+            await world.productions.certify(production_id, SignedCertificate(kind, body))
+    with pytest.raises(asyncpg.CheckViolationError, match="no active member"):
+        await world.pool.execute(_CERTIFY)
+    await world.owner.execute("DELETE FROM tollgate.staff_suspension WHERE staff_id = 'custodian'")
+    certified = await world.productions.certify(production_id, SignedCertificate(SignedAs.TEXT, text))
+    # What was certified stays so: the same again is not another certification.
+    await suspended(world.owner)
+    assert await world.productions.certify(production_id, SignedCertificate(SignedAs.TEXT, text)) == certified
+
+
+async def test_a_production_that_was_begun_is_finished_though_its_custodian_is_suspended(world: World) -> None:
+    async def dying() -> AsyncIterator[pa.Table]:
+        raise ProductionError("gone")
+        yield
+
+    with pytest.raises(ProductionError, match="gone"):
+        await world.productions.draft(facts(), dying)
+    await suspended(world.owner)
+    assert (await world.productions.draft(facts(), held(5))).rows == 5

@@ -24,6 +24,7 @@ from schema.roles import Role
 from tests.conftest import Database
 from tests.support.cases import ASKED, SUBPOENA, desk, pdf, some_calls
 from tests.support.gate import gate
+from tests.support.production import signed_text
 from tests.support.staff import member
 
 KEY = "age1" + "q" * 58
@@ -67,7 +68,7 @@ async def test_from_subpoena_to_package(database: Database, tmp_path: Path) -> N
                 await asyncio.sleep(0.1)
         draft = await d.handler.ask("GET", f"/v1/cases/{case['case_id']}/certificate")
         assert draft.status == 200, draft.body
-        signed = draft.body + b"/s/ Other\n"
+        signed = signed_text(draft.body)
         case = await d.step(d.handler, case, "certify?kind=text", data=signed)
         assert case["state"] == "certified"
         identity = x25519.Identity.generate()

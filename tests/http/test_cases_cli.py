@@ -18,6 +18,7 @@ from tests.support.cases import NUMBER, pdf, some_calls
 from tests.support.gate import gate
 from tests.support.machine import free_port
 from tests.support.oidc import Own, process
+from tests.support.production import signed_text
 from tests.support.staff import person
 
 PEOPLE = {"handler": StaffRole.LEGAL_HANDLER, "approver": StaffRole.LEGAL_APPROVER}
@@ -93,6 +94,8 @@ async def test_the_way_of_a_case(world: World, tmp_path: Path) -> None:
     await does("produce", case, "--custodian", "handler@carrier.example")
     draft = tmp_path / "certificate.txt"
     await does("certificate", case, str(draft))
+    await does("certify", case, str(draft), "--as", "text", code=1)
+    draft.write_bytes(signed_text(draft.read_bytes()))
     await does("certify", case, str(draft), "--as", "text")
     identity = x25519.Identity.generate()
     recipient, package = tmp_path / "recipient.txt", tmp_path / "package.age"

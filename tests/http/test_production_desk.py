@@ -18,6 +18,7 @@ from proxy.ledger.model import Kind
 from proxy.legal.production.verify import Trusted, verify
 from tests.conftest import Database
 from tests.support.cases import NUMBER, desk, some_calls
+from tests.support.production import signed_text
 
 
 async def drafted(d: Any, case: Any) -> Any:
@@ -49,7 +50,13 @@ async def test_a_subpoena_is_answered_and_its_package_verifies(database: Databas
             assert (await d.approver.ask("GET", f"{path}/files/{name}")).status == status
 
         draft = (await d.handler.ask("GET", f"{path}/certificate")).body
-        signed = draft.replace(b"______________________ ", b"November 4, 2026       ", 1)
+        assert b"Every record that had been taken in by then could be searched." in b" ".join(draft.split())
+        unsigned = await d.post(
+            d.handler, case, "certify?kind=text", data=draft, headers={"Content-Type": "text/plain"}
+        )
+        assert unsigned.status in (403, 422)
+        assert b"lacks day, place or signature" in unsigned.body
+        signed = signed_text(draft)
         case = await d.step(d.handler, case, "certify?kind=text", data=signed, headers={"Content-Type": "text/plain"})
         assert case["state"] == "certified"
 

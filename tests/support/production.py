@@ -204,6 +204,18 @@ def certificate_text(parts: MemoryParts) -> bytes:
     return parts.file(certificate.NAME)
 
 
+def signed_text(draft: bytes, day: str = "June 3, 2026", place: str = "Example City", by: str = "/s/ R. C.") -> bytes:
+    """The draft with its blanks filled in, as a custodian does who signs it as text."""
+    text = draft.decode()
+    for blank, said in (
+        (certificate.EXECUTED, f"Executed on: {day}    at: {place}"),
+        (certificate.SIGNATURE, f"Signature:   {by}"),
+    ):
+        assert text.count(blank) == 1
+        text = text.replace(blank, said)
+    return text.encode()
+
+
 def names(files: Iterable[FileFact]) -> list[str]:
     """Names of files."""
     return [each.name for each in files]

@@ -17,7 +17,6 @@ import pytest
 from pypdf import PdfReader
 
 from proxy.legal.production import pages as pages_module
-from proxy.legal.production import texts
 from proxy.legal.production.canonical import facts_bytes, read_facts
 from proxy.legal.production.columns import csv_texts
 from proxy.legal.production.layout import LABELS, PARTS_MAX, WIDTH, layout
@@ -330,7 +329,7 @@ async def test_the_certificate_names_query_counts_hashes_inputs_and_the_logs_rec
     made, parts = await drafted(records(9), log=place, receipt=b'{"v":1}', system="Our switches are of one make.")
     text = certificate_text(parts).decode()
     flat = " ".join(text.split())
-    own = (texts.README, "certificate.txt", "certificate.pdf")
+    own = ("certificate.txt", "certificate.pdf")
     for each in made.files:
         assert (each.sha256 in text) == (each.name not in own)
     for said in (

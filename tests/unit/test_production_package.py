@@ -45,6 +45,7 @@ from tests.support.production import (
     package,
     records,
     signed_pdf,
+    signed_text,
 )
 from tests.support.receipts import PaperLog, access
 
@@ -231,7 +232,7 @@ TAMPERED: dict[str, tuple[Callable[[dict[str, bytes]], None], str]] = {
             lambda v: v.update(files=[i for i in v["files"] if i["name"] != "certificate-signed.pdf"]))(f))[0],
         "certificate-signed.pdf",
     ),
-    "manifest says another count": (_set(records=119), "another number of records"),
+    "manifest says another count": (_set(records=119), "numbers of records and pages"),
     "manifest of another case": (_set(case="C-AAAAAAAAAA"), "folder is not called"),
     "manifest of another production": (
         _set(production="018f0000-0000-7000-8000-000000000002"),
@@ -253,10 +254,10 @@ TAMPERED: dict[str, tuple[Callable[[dict[str, bytes]], None], str]] = {
     "manifest that is a list": (lambda f: f.__setitem__("manifest.json", b"[]\n"), "no manifest as"),
     "manifest that is nested deep": (
         lambda f: f.__setitem__("manifest.json", b"[" * 100_000 + b"]" * 100_000), "no manifest as"),
-    "manifest of other rules": (listing(lambda v: v["certificate"].update(rules=["902(11)"])), "was changed"),
+    "manifest of other rules": (listing(lambda v: v["certificate"].update(rules=["902(11)"])), "of the rules"),
     "record changed and listed so": (relisted("records.csv", b"no,record_id\r\n"), "does not certify records.csv"),
     "pages changed and listed so": (relisted("records.pdf", b"%PDF-1.4"), "does not certify records.pdf"),
-    "certificate changed and listed so": (relisted("certificate.txt", b"I certify nothing."), "another production's"),
+    "certificate changed and listed so": (relisted("certificate.txt", b"I certify nothing."), "of a title"),
     "signed certificate changed and listed so": (relisted("certificate-signed.pdf", b"%PDF-2.0"), "was changed"),
     "guide changed and listed so": (relisted("field-guide.txt", b"x"), "does not certify field-guide.txt"),
     "signature of nothing": (lambda f: f.__setitem__("manifest.jws", b"a..b\n"), "manifest.jws is not|no detached"),
@@ -465,8 +466,7 @@ async def test_a_custodians_own_signature_is_checked_with_their_key(signing: Sig
 
 async def test_what_was_signed_has_to_be_what_was_drafted() -> None:
     made, parts = await drafted(records(3))
-    text = certificate_text(parts).decode()
-    filled = text.replace("______________________ ", "June 3, 2026          ", 1)
+    filled = signed_text(certificate_text(parts)).decode()
     good = SignedCertificate(SignedAs.TEXT, filled.encode())
     await building.complete(facts(), made, good, parts)
     for bad, message in (
@@ -637,7 +637,8 @@ async def test_the_command_ends_as_it_says(made: Package, tmp_path: Path) -> Non
 
 
 async def test_what_a_package_says_cannot_move_the_cursor(signing: SigningKeys, tmp_path: Path) -> None:
-    made = await package(signing, carrier="Evil \x1b[2J[bold]Carrier\u202e")
+    evil = "Evil \x1b[2J[bold]Carrier\u202e"
+    made = await package(signing, carrier=evil, custodian=replace(facts().custodian, employer=evil))
     (tmp_path / "p.zip").write_bytes(made.data)
     shown = CliRunner().invoke(main, ["production", "verify", str(tmp_path / "p.zip")])
     assert shown.exit_code == 6

@@ -109,6 +109,7 @@ class Reader:
     def __init__(self, source: Source) -> None:
         self._source = source
         self._entries: list[Entry] = []
+        self._names: set[str] = set()
         self._folder = ""
         self._time: datetime | None = None
         self._offset = 0
@@ -146,13 +147,14 @@ class Reader:
             size = _WIDE.unpack(extra)[2]
         if FOLDER.fullmatch(folder) is None or FILE_NAME.fullmatch(plain) is None or folder != self._folder:
             raise ArchiveError("the package has a file of a name that Tollgate does not write")
-        if any(each.name == plain for each in self._entries) or len(self._entries) >= FILES_MAX:
+        if plain in self._names or len(self._entries) >= FILES_MAX:
             raise ArchiveError("the package has a file twice, or too many")
         entry = Entry(plain, size, crc)
         assert self._time is not None
         if head + rest + name + extra != _local(folder, entry, self._time):
             raise ArchiveError("the package has a file of a form that Tollgate does not write")
         self._entries.append(entry)
+        self._names.add(plain)
         self._offset += len(head) + len(rest) + len(name) + len(extra)
         return entry
 

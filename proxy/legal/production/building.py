@@ -16,7 +16,7 @@ from typing import Final, Protocol
 
 import polars as pl
 
-from proxy.legal.production import archive, certificate, certificatepdf, manifest, texts
+from proxy.legal.production import archive, certificate, certificatecheck, certificatepdf, manifest, texts
 from proxy.legal.production.columns import csv_texts
 from proxy.legal.production.layout import NUMBER, layout
 from proxy.legal.production.model import (
@@ -126,9 +126,10 @@ async def draft(facts: Facts, tables: Tables, parts: Parts, *, together: int = T
     ]
     if facts.receipt:
         small.append(await _kept(parts, texts.RECEIPT, None, None, facts.receipt))
-    said = certificate.blocks(facts, fields, found, [*records, *small])
+    readme = await _kept(parts, texts.README, None, None, texts.readme(facts))
+    said = certificate.blocks(facts, fields, found, [readme, *records, *small])
     front = [
-        await _kept(parts, texts.README, None, None, texts.readme(facts)),
+        readme,
         await _kept(parts, certificate.NAME, None, None, certificate.as_text(said)),
         await _kept(
             parts, certificate.PDF_NAME, None, None, await asyncio.to_thread(certificatepdf.as_pdf, facts, said)
@@ -154,20 +155,14 @@ async def complete(
 
 
 async def check_signed(drafted: Drafted, signed: SignedCertificate, parts: Parts) -> None:
-    """Check what can be checked without a key: size, form, and that a text is the one that was drafted."""
+    """Check what can be checked without a key: size, form, and that a text is the one that was drafted, filled in."""
     if not 1 <= len(signed.body) <= SIGNED_MAX:
         raise ProductionError("a signed certificate has 1 byte to 25 MiB")
     if signed.kind is SignedAs.PDF and not signed.body.startswith(b"%PDF-"):
         raise ProductionError("this is no PDF")
     if signed.kind is SignedAs.TEXT:
         drafted_text = b"".join([piece async for piece in opened(drafted, certificate.NAME, parts)])
-        said = drafted_text.decode().partition("Executed on:")[0].split()
-        try:
-            given = signed.body.decode("utf-8").split()
-        except UnicodeDecodeError:
-            raise ProductionError("a signed text is UTF-8") from None
-        if given[: len(said)] != said:
-            raise ProductionError("what was signed is not the certificate that was drafted: its text differs")
+        certificatecheck.check_filled(drafted_text, signed.body)
 
 
 async def opened(drafted: Drafted, name: str, parts: Parts) -> AsyncIterator[bytes]:

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from proxy.legal.production.model import Facts, FileFact, Rule
+from proxy.legal.production.model import Facts, FileFact, ProductionError, Rule
 from proxy.legal.production.pages import window
 from proxy.legal.production.survey import Survey
 from proxy.legal.production.texts import SOURCES, TARGETS, stamp
@@ -20,6 +20,9 @@ from schema.fields import Field
 
 NAME: Final = "certificate.txt"
 PDF_NAME: Final = "certificate.pdf"
+
+TEXT_MAX: Final = 4 << 20
+"""Most bytes of certificate.txt: its list of files is what grows, by 160 bytes for each thousand pages."""
 
 LISTED_MAX: Final = 40
 """Targets and inputs that the certificate itself names; where there are more it names the file that lists them."""
@@ -29,9 +32,37 @@ SYSTEM: Final = (
     " and in the ordinary course of carrying calls. The files of these records are taken into the company's record"
     " store as they are: the SHA-256 of every file is computed when it is taken in, every line is stored, refused with"
     " a reason, or found to be there already, and the counts add up. Records are kept sealed and are not changed"
-    " afterwards. A search finds every record in the store that has one of the targets in the window, compares each"
-    " exactly, and writes what it finds without selecting by hand."
+    " afterwards. A search finds every record that has one of the targets in the window, of those that can be searched"
+    " in the store when it is made, compares each exactly, and writes what it finds without selecting by hand."
 )
+
+TITLE: Final = "CERTIFICATE OF A CUSTODIAN OF RECORDS"
+DECLARATION: Final = "declaration under 28 U.S.C. 1746"
+FILES_HEAD: Final = "The files that I produce with this certificate are:"
+SOURCES_HEAD: Final = "The records came from these files, as they were taken in:"
+LOG_HEAD: Final = (
+    "The search and what it found were entered in an access log that cannot be changed without notice"
+    " (RFC 6962) before the first record was read. Its receipt is in log-receipt.json:"
+)
+PERJURY: Final = (
+    "I declare under penalty of perjury that the foregoing is true and correct."
+    " (Where signed outside the United States: under the laws of the United States of America.)"
+)
+EXECUTED: Final = "Executed on: ______________________    at: ______________________________"
+SIGNATURE: Final = "Signature:   ____________________________________________________________"
+"""Lines with blanks, which the custodian fills in."""
+
+_OWN: Final = (
+    "the files that i produce with this certificate",
+    "the records came from these files",
+    "the search and what it found were entered",
+    "i declare under penalty of perjury",
+    "executed on:",
+    "signature:",
+    "production:",
+    "calls that began from",
+)
+"""What only the certificate itself says. Whoever checks one finds its parts by these, so no free text has them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,29 +83,30 @@ def blocks(facts: Facts, fields: Sequence[Field], survey: Survey, files: Sequenc
         fields: what was searched for of each record.
         survey: what was found.
         files: every file of the production that is made, with its hash; the certificate's own are not among them.
+
+    Raises:
+        ProductionError: if a text of somebody's says what only the certificate says, or the custodian is another
+            company's.
     """
-    custodian, carrier = facts.custodian, facts.custodian.employer
+    _check_texts(facts)
+    custodian, carrier = facts.custodian, folded(facts.carrier)
     wanted = sorted(facts.certifications)
     rules = f"Federal Rules of Evidence {', '.join(wanted)}; " if wanted else ""
     found = [
-        Block("CERTIFICATE OF A CUSTODIAN OF RECORDS", heading=True),
-        Block(f"{rules}declaration under 28 U.S.C. 1746"),
+        Block(TITLE, heading=True),
+        Block(f"{rules}{DECLARATION}"),
         Block(
             lines=(
-                f"Case:        {facts.case_id}, production {facts.number}",
-                f"Production:  {facts.production_id}",
-                f"Instrument:  {facts.instrument_title} ({facts.citation})",
-                f"Asked by:    {facts.agency}",
-                f"Reference:   {facts.reference}",
+                *case_lines(facts.case_id, facts.number, str(facts.production_id)),
+                f"Instrument:  {folded(f'{facts.instrument_title} ({facts.citation})')}",
+                f"Asked by:    {folded(facts.agency)}",
+                f"Reference:   {folded(facts.reference)}",
             )
         ),
-        Block(f"I, {custodian.name}, declare:"),
+        Block(f"I, {folded(custodian.name)}, declare:"),
     ]
     paragraphs: list[Block] = [
-        Block(
-            f"I am {custodian.title} of {carrier}. I am a custodian of the records described here, or otherwise a"
-            f" person qualified to certify them, and I know how {carrier} makes and keeps them."
-        ),
+        Block(f"I am {folded(custodian.title)}{qualified(carrier)}"),
         *_search(facts, fields, survey, files),
     ]
     if Rule.BUSINESS_RECORD in facts.certifications:
@@ -103,27 +135,14 @@ def blocks(facts: Facts, fields: Sequence[Field], survey: Survey, files: Sequenc
                 " and is stated below. A copy with the same value is the same file."
             )
         )
-    paragraphs.append(Block("The files that I produce with this certificate are:"))
+    paragraphs.append(Block(FILES_HEAD))
     paragraphs.append(Block(lines=tuple(_file_lines(files))))
-    paragraphs.append(Block("The records came from these files, as they were taken in:"))
+    paragraphs.append(Block(SOURCES_HEAD))
     paragraphs.append(Block(lines=tuple(_source_lines(facts, survey, files))))
     if facts.log is not None:
-        paragraphs.append(
-            Block(
-                "The search and what it found were entered in an access log that cannot be changed without notice"
-                " (RFC 6962) before the first record was read. Its receipt is in log-receipt.json:"
-            )
-        )
-        paragraphs.append(
-            Block(
-                lines=(
-                    f"Log:          {facts.log.origin}",
-                    f"Access:       {facts.log.access_id}",
-                    f"Tree:         {facts.log.size} entries",
-                    f"Root hash:    {facts.log.root}",
-                )
-            )
-        )
+        log = facts.log
+        paragraphs.append(Block(LOG_HEAD))
+        paragraphs.append(Block(lines=log_lines(log.origin, str(log.access_id), log.size, log.root)))
     number = 0
     for each in paragraphs:
         if each.text:
@@ -131,31 +150,113 @@ def blocks(facts: Facts, fields: Sequence[Field], survey: Survey, files: Sequenc
             each = Block(each.text, number)
         found.append(each)
     found += [
-        Block(
-            "I declare under penalty of perjury that the foregoing is true and correct."
-            " (Where signed outside the United States: under the laws of the United States of America.)"
-        ),
+        Block(PERJURY),
         Block(
             lines=(
                 "",
-                "Executed on: ______________________    at: ______________________________",
+                EXECUTED,
                 "",
                 "",
-                "Signature:   ____________________________________________________________",
-                f"             {custodian.name}",
-                f"             {custodian.title}, {carrier}",
+                SIGNATURE,
+                f"             {folded(custodian.name)}",
+                f"             {folded(custodian.title)}, {carrier}",
             )
         ),
-        Block(
-            f"Drafted with Tollgate on {stamp(facts.made_at)}. This draft certifies nothing until the person whom it"
-            " names has read it and signed it."
-        ),
+        Block(drafted_line(stamp(facts.made_at))),
     ]
     return found
 
 
+# What a certificate says of things that the manifest says too: certificatecheck.py holds the one to the other by them.
+
+
+def folded(text: str) -> str:
+    """Return a text on one line, with one space between words."""
+    return " ".join(text.split())
+
+
+def case_lines(case_id: str, number: int, production: str) -> tuple[str, str]:
+    """Return the lines that say which production this is."""
+    return f"Case:        {case_id}, production {number}", f"Production:  {production}"
+
+
+def qualified(carrier: str) -> str:
+    """Return what follows the custodian's title."""
+    return (
+        f" of {carrier}. I am a custodian of the records described here, or otherwise a person qualified to certify"
+        f" them, and I know how {carrier} makes and keeps them."
+    )
+
+
+def window_lines(start: str, end: str, zone: str) -> tuple[str, str, str]:
+    """Return the lines that say which calls were searched for."""
+    return f"Calls that began from {start}", f"and before            {end}", f"Dates are those of    {zone}"
+
+
+def counted(rows: int, pages: int) -> str:
+    """Return how many were found."""
+    if not rows:
+        return "The search found no record."
+    return (
+        f"The search found {rows:,} {'record' if rows == 1 else 'records'}, on {pages:,}"
+        f" {'page' if pages == 1 else 'pages'}. Nothing that it found was left out."
+    )
+
+
+def log_lines(origin: str, access: str, size: int, root: str) -> tuple[str, ...]:
+    """Return the lines that say where the search stands in the access log."""
+    return (
+        f"Log:          {origin}",
+        f"Access:       {access}",
+        f"Tree:         {size} entries",
+        f"Root hash:    {root}",
+    )
+
+
+def drafted_line(made_at: str) -> str:
+    """Return the last paragraph."""
+    return (
+        f"Drafted with Tollgate on {made_at}. This draft certifies nothing until the person whom it names has read it"
+        " and signed it."
+    )
+
+
+def search_note(as_of: int, staged: int, gone: Sequence[tuple[int, Sequence[str]]]) -> str:
+    """Return how the search was made and how far the store was complete: `Facts.access_note`.
+
+    Args:
+        as_of: the last record id that it reached.
+        staged: records that had been taken in by then and were not searched.
+        gone: months (yyyymm) that hold records of which these classes were destroyed.
+    """
+    said = (
+        "The search was made once, and its result was kept apart from then on. It reached every record that could be"
+        f" searched in the store by then, up to record number {as_of:,}. "
+    )
+    if staged:
+        one = staged == 1
+        said += (
+            f"{staged:,} further {'record' if one else 'records'} had been taken in by then and could not be searched"
+            f" yet: {'it was' if one else 'they were'} not searched."
+        )
+    else:
+        said += "Every record that had been taken in by then could be searched."
+    if gone:
+        some = [f"{month // 100}-{month % 100:02} ({', '.join(sorted(classes))})" for month, classes in gone]
+        more = f"; and {len(some) - LISTED_MAX:,} more months" if len(some) > LISTED_MAX else ""
+        said += (
+            " Parts of records had been destroyed before under the retention schedule, and could not be searched or"
+            f" produced: {'; '.join(some[:LISTED_MAX])}{more}."
+        )
+    return said
+
+
 def as_text(parts: Sequence[Block]) -> bytes:
-    """Return certificate.txt: 84 columns, UTF-8, lines end in LF."""
+    """Return certificate.txt: 84 columns, UTF-8, lines end in LF.
+
+    Raises:
+        ProductionError: if it is larger than `TEXT_MAX`.
+    """
     lines: list[str] = []
     for part in parts:
         if part.lines:
@@ -167,11 +268,26 @@ def as_text(parts: Sequence[Block]) -> bytes:
                 break_long_words=False, break_on_hyphens=False,
             )  # fmt: skip
         lines.append("")
-    return ("\n".join(lines).rstrip("\n") + "\n").encode()
+    made = ("\n".join(lines).rstrip("\n") + "\n").encode()
+    if len(made) > TEXT_MAX:
+        raise ProductionError("the certificate is larger than it can be")
+    return made
+
+
+def _check_texts(facts: Facts) -> None:
+    person = facts.custodian
+    if folded(person.employer) != folded(facts.carrier):
+        raise ProductionError("the custodian is of another company than the production")
+    for text in (
+        facts.carrier, facts.instrument_title, facts.citation, facts.agency, facts.reference, person.name, person.title,
+        facts.system, facts.access_note,
+    ):  # fmt: skip
+        if any(own in folded(text).casefold() for own in _OWN):
+            raise ProductionError("a text says what only the certificate itself says: write it otherwise")
 
 
 def _search(facts: Facts, fields: Sequence[Field], survey: Survey, files: Sequence[FileFact]) -> list[Block]:
-    employer = facts.custodian.employer
+    employer = folded(facts.carrier)
     pages = sum(each.pages or 0 for each in files)
     how = facts.access_note or "The search was made once, and its result was kept apart from then on."
     return [
@@ -180,24 +296,18 @@ def _search(facts: Facts, fields: Sequence[Field], survey: Survey, files: Sequen
             f" store of call detail records. {how} The search was:"
         ),
         Block(lines=tuple(_search_lines(facts, fields, files))),
-        Block(
-            f"The search found {survey.rows:,} {'record' if survey.rows == 1 else 'records'}, on {pages:,}"
-            f" {'page' if pages == 1 else 'pages'}. Nothing that it found was left out."
-            if survey.rows
-            else "The search found no record."
-        ),
+        Block(counted(survey.rows, pages)),
     ]
 
 
 def _search_lines(facts: Facts, fields: Sequence[Field], files: Sequence[FileFact]) -> list[str]:
     if len(facts.targets) <= LISTED_MAX:
-        named = [f"{each.kind} {each.value}" for each in facts.targets]
+        named = [f"{each.kind} {_shown(each.value)}" for each in facts.targets]
     else:
         named = [f"{len(facts.targets):,} targets, listed in {TARGETS}", f"(SHA-256 {_hash_of(files, TARGETS)})"]
     lines = [("Targets:  " if n == 0 else "          ") + line for n, line in enumerate(named)]
     lines += [
-        f"Calls that began from {stamp(facts.window_start)}",
-        f"and before            {stamp(facts.window_end)}",
+        *window_lines(stamp(facts.window_start), stamp(facts.window_end), facts.timezone),
         *textwrap.wrap(f"Window:   {window(facts)}", 78, subsequent_indent="          "),
         *textwrap.wrap(
             "Fields:   " + ", ".join(f.name for f in fields), 78, subsequent_indent="          ",
@@ -228,15 +338,19 @@ def _source_lines(facts: Facts, survey: Survey, files: Sequence[FileFact]) -> li
     lines = []
     for ingest_id, extent in sorted(survey.sources.items()):
         each = known[ingest_id]
-        name = each.name if each.name.isprintable() else ascii(each.name)
         lines += [
-            name,
+            _shown(each.name) or "(its name is not known)",
             f"  {extent.rows:,} records, lines {extent.first:,} to {extent.last:,} of {each.lines:,}",
             f"  {each.bytes:,} bytes",
             f"  taken in {stamp(each.ingested_at)}",
             f"  SHA-256 {each.sha256}",
         ]
     return lines
+
+
+def _shown(text: str) -> str:
+    """A text of somebody's, on one line."""
+    return text if text.isprintable() else ascii(text)
 
 
 def _hash_of(files: Sequence[FileFact], name: str) -> str:

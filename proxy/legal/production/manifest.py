@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from proxy.legal.production.archive import FILE_NAME, FILES_MAX
-from proxy.legal.production.model import Facts, FileFact, ProductionError, SignedAs
+from proxy.legal.production.model import Facts, FileFact, ProductionError, Rule, SignedAs
 from proxy.legal.production.texts import stamp
 
 NAME: Final = "manifest.json"
@@ -37,6 +37,7 @@ class Listed:
     bytes: int
     sha256: str
     records: int | None
+    pages: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,21 +106,28 @@ def read(data: bytes) -> Manifest:
         files = {}
         for item in value["files"]:
             name, size, digest, rows = item["name"], item["bytes"], item["sha256"], item.get("records")
+            pages = item.get("pages")
             good = (
                 FILE_NAME.fullmatch(name)
                 and _HASH.fullmatch(digest)
                 and _count(size)
                 and (rows is None or _count(rows))
+                and (pages is None or _count(pages))
             )
             if not good or name in files or name in (NAME, SIGNATURE):
                 raise ValueError
-            files[name] = Listed(size, digest, rows)
+            files[name] = Listed(size, digest, rows, pages)
         texts = [value["production"], value["case"], value["carrier"], value["made_at"], value["certificate"]["file"]]
         texts += [value["certificate"][each] for each in ("custodian", "signed_as")]
         texts += [value["window"][each] for each in ("from", "before", "zone")]
         texts += [value["instrument"][each] for each in ("id", "title", "citation")]
         if value["log"] is not None:
             texts += [value["log"][each] for each in ("origin", "access_id", "root")]
+            if not _count(value["log"]["size"]):
+                raise ValueError
+        rules = value["certificate"]["rules"]
+        if type(rules) is not list or rules != [rule.value for rule in Rule if rule.value in rules]:
+            raise ValueError
         if not all(isinstance(each, str) for each in texts) or len(files) > FILES_MAX:
             raise ValueError
         if not all(_count(value[each]) for each in ("number", "records", "pages")):

@@ -49,6 +49,7 @@ from proxy.legal.sealing import CaseSealer
 Actor = Mapping[str, JSON]
 """Who acts, as the log says it: staff, token_id, key_thumbprint, address."""
 _GATEWAY: Actor = {}
+_NO_CUSTODIAN = "the custodian whom the certificate names is no active member of staff"
 
 
 class ProductionBusy(ProductionError):  # noqa: N818 - it says what is so
@@ -163,7 +164,8 @@ class Productions:
 
         Raises:
             ProductionError: if it is not the draft's, or not signed with a key that is registered for the custodian;
-                or if the production is not drafted, or certified with something else.
+                if the custodian is no active member of staff; or if the production is not drafted, or certified with
+                something else.
             LedgerUnavailable: if the log cannot be written.
         """
         async with self._alone(production_id):
@@ -174,6 +176,8 @@ class Productions:
                 if row.signed != what:
                     raise ProductionError("this production is certified already, with another signature")
                 return row.certified
+            if not await self._pool.fetchval(sql.CUSTODIAN_ACTIVE, row.facts.custodian.staff_id):
+                raise ProductionError(_NO_CUSTODIAN)
             parts = self._parts(row)
             by = await self._check_signature(row, signed)
             listing, files = await building.complete(row.facts, row.drafted, signed, parts)
@@ -290,12 +294,21 @@ class Productions:
             try:
                 async with conn.transaction():
                     await conn.execute(
-                        sql.BEGIN, facts.production_id, facts.case_id, facts.number, month, digest, sealed
+                        sql.BEGIN,
+                        facts.production_id,
+                        facts.case_id,
+                        facts.number,
+                        month,
+                        digest,
+                        sealed,
+                        facts.custodian.staff_id,
                     )
                     outcome: dict[str, JSON] = {"facts_sha256": digest.hex()}
                     await self._ledger.append_in(conn, [_entry(facts, actor, "making", outcome)])
             except asyncpg.CheckViolationError as error:
                 raise _refused(error) from error
+            except asyncpg.ForeignKeyViolationError as error:
+                raise ProductionError(_NO_CUSTODIAN) from error
             except asyncpg.UniqueViolationError as error:
                 raise ProductionError("the case has a production of this number") from error
         return _Row("making", facts, month, None, (), None, None)
@@ -416,6 +429,7 @@ def _refused(error: asyncpg.CheckViolationError) -> ProductionError:
     says = {
         "production_case": "the case is not in a state in which it is produced",
         "production_state": "what is fixed of a production stays as it is",
+        "production_custodian": _NO_CUSTODIAN,
         "production_certified": "what is delivered is certified, and so is its case",
         "production_redelivery": "another recipient needs an approval that names their key",
     }

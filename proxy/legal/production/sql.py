@@ -8,8 +8,8 @@ TRY_LOCK = "SELECT pg_try_advisory_lock(hashtextextended('tollgate.production.' 
 UNLOCK = "SELECT pg_advisory_unlock(hashtextextended('tollgate.production.' || $1, 0))"
 
 BEGIN = """
-INSERT INTO tollgate.production (production_id, case_id, number, key_month, state, facts_digest, facts)
-VALUES ($1, $2, $3, $4, 'making', $5, $6)
+INSERT INTO tollgate.production (production_id, case_id, number, key_month, state, facts_digest, facts, custodian)
+VALUES ($1, $2, $3, $4, 'making', $5, $6, $7)
 """
 
 GET = """
@@ -56,6 +56,8 @@ DELIVERY = """
 SELECT delivery_id, production_id, recipients, recipients_digest
 FROM tollgate.production_delivery WHERE delivery_id = $1
 """
+
+CUSTODIAN_ACTIVE = "SELECT tollgate.custodian_active($1)"
 
 CUSTODIAN_KEYS = """
 SELECT k.jwk::text AS jwk FROM tollgate.staff_key k

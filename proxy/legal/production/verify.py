@@ -1,9 +1,12 @@
 """What a recipient does with a package: everything that can be checked without a server, from the outside in.
 
-The archive is of the one form → the manifest is one → every file has the length and SHA-256 that it says, and there is
-no other → the custodian's certificate names the SHA-256 of every file of records → the number of records is as stated →
-the manifest is signed with the carrier's key → the certificate with the custodian's → the access log proves the search.
-The last three only with keys that the caller brings from elsewhere; what was not checked is said, never passed over.
+The archive is of the one form → the manifest is one → every file has the length and SHA-256 that it says, and there
+is no other → the custodian's certificate lists just these files with their length and SHA-256, and says of case,
+custodian, window, counts and log what the manifest says (certificatecheck.py) → the number of records is as stated →
+the manifest is signed with the carrier's key → the certificate with the custodian's → the access log proves the
+search. The last three only with keys that the caller brings from elsewhere; what was not checked for want of a key is
+said, and a key for which there is nothing to check is a failure: whoever took a signature or a receipt away would
+gain by it.
 
 Reads once, from beginning to end, with memory for one read, the small files and the names.
 """
@@ -22,10 +25,10 @@ from uuid import UUID
 
 from keys.notes import VerifierKey, b64
 from proxy.ledger import receipts
-from proxy.legal.production import certificate, manifest, signature, sshsig, texts
+from proxy.legal.production import certificate, certificatecheck, manifest, signature, sshsig, texts
 from proxy.legal.production.agefile import Decrypted, read_identities
 from proxy.legal.production.archive import FILE_NAME, FILES_MAX, ArchiveError, Reader, Source
-from proxy.legal.production.building import SIGNED_MAX
+from proxy.legal.production.building import SIGNED_MAX, SIGNED_NAMES
 from proxy.legal.production.manifest import Manifest
 from proxy.legal.production.model import ProductionError, SignedAs
 
@@ -35,9 +38,10 @@ _READ: Final = 1 << 20
 _KEPT: Final = {
     manifest.NAME: manifest.MANIFEST_MAX,
     manifest.SIGNATURE: signature.SIGNATURE_MAX,
-    certificate.NAME: 64 << 20,
+    certificate.NAME: certificate.TEXT_MAX,
     texts.RECEIPT: receipts.RECEIPT_MAX,
-    "certificate.txt.sig": sshsig.SIGNATURE_MAX,
+    SIGNED_NAMES[SignedAs.SSH]: sshsig.SIGNATURE_MAX,
+    SIGNED_NAMES[SignedAs.TEXT]: certificate.TEXT_MAX,
 }
 """Files that are looked into, and the most bytes of each."""
 
@@ -238,14 +242,16 @@ def _check_files(seen: Mapping[str, _Seen], read: Manifest) -> None:
 
 
 def _check_certificate(seen: Mapping[str, _Seen], read: Manifest) -> None:
-    """The custodian signs certificate.txt: it has to name just the records that are here."""
-    text = _kept(seen, certificate.NAME).decode("utf-8", "replace")
-    if f"Production:  {read.value['production']}" not in text:
-        raise VerifyError("certificate.txt is another production's")
-    own = (certificate.NAME, certificate.PDF_NAME, texts.README, read.value["certificate"]["file"])
-    for name, listed in read.files.items():
-        if (name not in own and f"{name}: " not in text) or (name not in own and listed.sha256 not in text):
-            raise VerifyError(f"certificate.txt does not certify {name} as it is here")
+    """The custodian signs certificate.txt: it has to list just the files that are here."""
+    kind, signed = read.value["certificate"]["signed_as"], read.value["certificate"]["file"]
+    if kind not in list(SignedAs):
+        raise VerifyError("the certificate is signed in a way that this version does not know: use a newer tollgate")
+    if signed != SIGNED_NAMES[SignedAs(kind)]:
+        raise VerifyError("the signed certificate is not called as it is signed")
+    text = _kept(seen, certificate.NAME)
+    certificatecheck.check(text, read, (certificate.NAME, certificate.PDF_NAME, signed))
+    if kind == SignedAs.TEXT:
+        certificatecheck.check_filled(text, _kept(seen, signed))
 
 
 def _check_count(seen: Mapping[str, _Seen], read: Manifest) -> None:
@@ -257,22 +263,24 @@ def _check_count(seen: Mapping[str, _Seen], read: Manifest) -> None:
 
 def _custodian(seen: Mapping[str, _Seen], read: Manifest, trusted: Trusted, unchecked: list[str]) -> str | None:
     kind = read.value["certificate"]["signed_as"]
-    if kind not in list(SignedAs):
-        raise VerifyError("the certificate is signed in a way that this version does not know: use a newer tollgate")
     if kind != SignedAs.SSH:
+        if trusted.custodian:
+            raise VerifyError("a key of the custodian was given, and the certificate is not signed with one")
         unchecked.append(f"the custodian's signature: look at it in {read.value['certificate']['file']}")
         return None
     if not trusted.custodian:
         unchecked.append("the custodian's signature: no key of the custodian was given")
         return None
     key = sshsig.public_key(trusted.custodian)
-    sshsig.verify(_kept(seen, "certificate.txt.sig"), _kept(seen, certificate.NAME), key)
+    sshsig.verify(_kept(seen, SIGNED_NAMES[SignedAs.SSH]), _kept(seen, certificate.NAME), key)
     return sshsig.fingerprint(key)
 
 
 def _log(seen: Mapping[str, _Seen], read: Manifest, trusted: Trusted, unchecked: list[str]) -> int | None:
     stated = read.value["log"]
     if stated is None or texts.RECEIPT not in seen:
+        if trusted.log_keys:
+            raise VerifyError("a key of the access log was given, and the package has no receipt of the log")
         unchecked.append("the entry in the access log: the package has no receipt")
         return None
     if not trusted.log_keys:
