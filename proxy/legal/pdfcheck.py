@@ -18,7 +18,6 @@ PAGES_MAX = 2_000
 OBJECTS_MAX = 100_000
 STREAMS_MAX = 256 * 1024 * 1024
 """Most bytes that all the streams of a document may unfold to; one alone may to 75 MB (pypdf's own limit)."""
-DEPTH_MAX = 64
 
 ACTIVE = {
     "/JavaScript": "javascript",
@@ -63,29 +62,31 @@ def look(data: bytes) -> dict[str, Any]:
         findings: set[str] = set()
         unfolded = objects = 0
         seen: set[tuple[int, int]] = set()
-        work: list[tuple[Any, int]] = [(reader.trailer, 0)]
+        work: list[Any] = [reader.trailer]
+        # As deep as it goes: what an object may hide below is bounded by the number of objects alone.
         while work:
-            item, depth = work.pop()
+            item = work.pop()
             if isinstance(item, IndirectObject):
                 if (item.idnum, item.generation) in seen:
                     continue
                 seen.add((item.idnum, item.generation))
+                # A reference that leads to another one is none (ISO 32000-2, 7.3.10), and pypdf takes none.
                 item = item.get_object()
             objects += 1
             if objects > OBJECTS_MAX:
                 raise Refusal("objects")
-            if depth > DEPTH_MAX:
-                continue
             if isinstance(item, DictionaryObject):
                 findings |= {ACTIVE[key] for key in item if key in ACTIVE}
-                findings |= {ACTIVE[v] for v in item.values() if isinstance(v, NameObject) and v in ACTIVE}
-                work += [(value, depth + 1) for value in item.values()]
+                # A name may stand elsewhere: /S 6 0 R, and there /Launch.
+                names = [v.get_object() if isinstance(v, IndirectObject) else v for v in item.values()]
+                findings |= {ACTIVE[name] for name in names if isinstance(name, NameObject) and name in ACTIVE}
+                work += item.values()
                 if isinstance(item, StreamObject):
                     unfolded += len(item.get_data())
                     if unfolded > STREAMS_MAX:
                         raise Refusal("bomb")
             elif isinstance(item, ArrayObject):
-                work += [(value, depth + 1) for value in item]
+                work += item
         return {"pages": pages, "findings": sorted(findings)}
     except Refusal:
         raise
