@@ -32,6 +32,7 @@ FROM tollgate.ingest GROUP BY profile
 """
 _STAGED = "SELECT coalesce(sum(rows), 0)::bigint FROM tollgate.run WHERE level = 0"
 _LOG_SIZE = "SELECT size FROM tollgate.log_head"
+_OPERATORS = "SELECT tollgate.staff_operators_active()"
 _OUTCOMES = ("stored", "duplicate", "conflict", "rejected")
 
 
@@ -106,6 +107,7 @@ class Refresher:
                 ingested = await conn.fetch(_INGESTED)
                 metrics.STAGED_ROWS.set(await conn.fetchval(_STAGED))
                 metrics.LOG_SIZE.set(await conn.fetchval(_LOG_SIZE))
+                metrics.OPERATORS.set(await conn.fetchval(_OPERATORS))
         except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError) as error:
             logs.event(_LOG, logging.WARNING, "health.refresh_failed", error)
             return

@@ -100,6 +100,7 @@ KEY_OPERATIONS = Counter(
 INGEST_LINES = Counter("tollgate_ingest_lines", "Lines ingested", ("profile", "outcome"), registry=REGISTRY)
 ROLLED_ROWS = Counter("tollgate_rolled_rows", "Records rolled into batches", registry=REGISTRY)
 STAGED_ROWS = Gauge("tollgate_staged_rows", "Records staged and not yet rolled", registry=REGISTRY)
+OPERATORS = Gauge("tollgate_operators", "Operators who can act: trained, not suspended", registry=REGISTRY)
 HOLDS = Gauge("tollgate_holds", "Holds of cases that may be known of, that hold", registry=REGISTRY)
 HOLDS_DUE = Gauge("tollgate_holds_due", "Of these, those that end within 14 days", registry=REGISTRY)
 HOLDS_FAILED = Gauge(

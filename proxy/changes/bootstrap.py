@@ -1,8 +1,9 @@
 """The first two operators: nobody could propose or approve them, so the set-up names them, by the database directly.
 
 It works while fewer than two operators are active (trained, not suspended), and not a moment longer: the database holds
-it to that. So it is also the way back where one of the last two has left. Trust: whoever has role OPERATOR's password
-and the keyring can do it in such a time, and cannot do it without an entry of the log that says so.
+it to that. So it is also the way back where one of the last two has left: 7 days after their suspension, or the end of
+their role, which takes one operator only, who could else put a puppet in the other's place. Trust: whoever has role
+OPERATOR's password and the keyring can do it in such a time, and cannot do it without an entry of the log that says so.
 """
 
 from __future__ import annotations
@@ -35,12 +36,13 @@ async def bootstrap(
         os_user: who runs the set-up.
 
     Raises:
-        Conflict: if two operators are active, or the id or subject is somebody else's.
+        Conflict: if two operators are active, or were within 7 days, or the id or subject is somebody else's.
         LedgerUnavailable: if the log cannot be written; nothing was changed.
     """
     async with conn.transaction():
         if not await conn.fetchval(_UNSET):  # and holds off any other set-up until COMMIT
-            raise Conflict("two operators are active: they propose and approve (`tollgate staff add`)")
+            says = "two operators are active, or were within the last 7 days"
+            raise Conflict(f"{says}: they propose and approve (`tollgate staff add`)")
         known = {record.member.staff_id: record for record in await Staff().everybody(conn)}.get(member.staff_id)
         says: dict[str, JSON] = {"change": "staff.bootstrap"}
         if known is None:

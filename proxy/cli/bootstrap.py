@@ -37,7 +37,8 @@ def bootstrap(
 ) -> None:
     """Name one of the first two operators: run it for each of them.
 
-    It needs the home and the database, and is refused as soon as two operators are active. From then on whatever
+    It needs the home and the database, and is refused as soon as two operators are active, and for 7 days after one of
+    them was suspended or lost the role. From then on whatever
     widens access is proposed by one of them and approved by the other. It is entered in the access log under your name
     on this machine.
 

@@ -87,8 +87,45 @@ CREATE FUNCTION tollgate.staff_active(p_staff text, p_role text, p_day date DEFA
                   AND p_day <= (t.completed_on + interval '1 year')::date))
 $$;
 
+-- How many operators there are, for the set-up, which needs nobody's approval: those who are active, and whoever was one
+-- until they were suspended, or their role was ended, less than 7 days ago. Else one operator could suspend the other and
+-- name a puppet in their place; whoever is suspended has that long to say so.
+CREATE FUNCTION tollgate.staff_operators() RETURNS bigint
+    LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+    SELECT count(*) FROM tollgate.staff s
+    WHERE tollgate.staff_active(s.staff_id, 'operator')
+        OR EXISTS (SELECT FROM tollgate.staff_role r
+            WHERE r.staff_id = s.staff_id AND r.role = 'operator' AND r.ended_at > now() - interval '7 days')
+        OR EXISTS (SELECT FROM tollgate.staff_suspension x
+            JOIN tollgate.staff_role r ON r.staff_id = x.staff_id AND r.role = 'operator'
+                AND (r.ended_at IS NULL OR r.ended_at >= x.suspended_at)
+            WHERE x.staff_id = s.staff_id AND x.lifted_at IS NULL AND x.suspended_at > now() - interval '7 days')
+$$;
+
+-- For the metrics: those who are active.
+CREATE FUNCTION tollgate.staff_operators_active() RETURNS bigint
+    LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+    SELECT count(*) FROM tollgate.staff s WHERE tollgate.staff_active(s.staff_id, 'operator')
+$$;
+
+-- So the times of a suspension and of a role's end are the database's.
+CREATE FUNCTION tollgate.staff_end_now() RETURNS trigger
+    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    IF TG_TABLE_NAME = 'staff_role' THEN
+        NEW.ended_at := now();
+    ELSE
+        NEW.suspended_at := now();
+    END IF;
+    RETURN NEW;
+END $$;
+CREATE TRIGGER staff_end_now BEFORE UPDATE ON tollgate.staff_role
+    FOR EACH ROW WHEN (OLD.ended_at IS NULL AND NEW.ended_at IS NOT NULL) EXECUTE FUNCTION tollgate.staff_end_now();
+CREATE TRIGGER staff_end_now BEFORE INSERT ON tollgate.staff_suspension
+    FOR EACH ROW EXECUTE FUNCTION tollgate.staff_end_now();
+
 -- Training is recorded by an operator or privacy officer, of somebody else, and of days that have been. While fewer than
--- two operators are active nobody could: then the set-up (`tollgate staff bootstrap`) records it by itself.
+-- two operators are there nobody could: then the set-up (`tollgate staff bootstrap`) records it by itself.
 CREATE FUNCTION tollgate.staff_training_check() RETURNS trigger
     LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
@@ -98,8 +135,8 @@ BEGIN
     IF NEW.recorded_by IS NULL THEN
         -- One set-up at a time: two could each think itself the second operator's.
         PERFORM pg_advisory_xact_lock(hashtextextended('tollgate.staff_bootstrap', 0));
-        IF (SELECT count(*) FROM tollgate.staff s WHERE tollgate.staff_active(s.staff_id, 'operator')) >= 2 THEN
-            RAISE EXCEPTION 'two operators are active: one of them records it' USING ERRCODE = 'check_violation';
+        IF tollgate.staff_operators() >= 2 THEN
+            RAISE EXCEPTION 'two operators are active, or were within 7 days: one of them records it' USING ERRCODE = 'check_violation';
         END IF;
     ELSIF NOT tollgate.staff_active(NEW.recorded_by, 'operator')
         AND NOT tollgate.staff_active(NEW.recorded_by, 'privacy_officer') THEN
@@ -143,7 +180,10 @@ CREATE TRIGGER staff_suspension_end_stands BEFORE UPDATE ON tollgate.staff_suspe
     FOR EACH ROW WHEN (OLD.lifted_at IS NOT NULL) EXECUTE FUNCTION tollgate.staff_end_stands();
 
 REVOKE ALL ON FUNCTION tollgate.staff_active(text, text, date), tollgate.staff_training_check(),
-    tollgate.staff_role_apart(), tollgate.staff_end_stands() FROM PUBLIC;
+    tollgate.staff_role_apart(), tollgate.staff_end_stands(), tollgate.staff_end_now(), tollgate.staff_operators(),
+    tollgate.staff_operators_active() FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION tollgate.staff_operators() TO tollgate_operator;
+GRANT EXECUTE ON FUNCTION tollgate.staff_operators_active() TO tollgate_monitor;
 GRANT EXECUTE ON FUNCTION tollgate.staff_active(text, text, date)
     TO tollgate_oauth, tollgate_operator, tollgate_cases, tollgate_privacy;
 

@@ -103,12 +103,12 @@ BEGIN
     END IF;
 END $$;
 
--- Whether the first operators may still be set up without a change: two active ones make changes. One set-up at a time.
+-- Whether the first operators may still be set up without a change: two make changes. One set-up at a time.
 CREATE FUNCTION tollgate.staff_unset() RETURNS boolean
     LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     PERFORM pg_advisory_xact_lock(hashtextextended('tollgate.staff_bootstrap', 0));
-    RETURN (SELECT count(*) FROM tollgate.staff s WHERE tollgate.staff_active(s.staff_id, 'operator')) < 2;
+    RETURN tollgate.staff_operators() < 2;
 END $$;
 
 ALTER TABLE tollgate.carrier ADD COLUMN change_id uuid REFERENCES tollgate.change;

@@ -223,7 +223,6 @@ async def test_a_proposal_not_quite_expired_is_approved(world: World, owner: asy
 async def test_what_a_suspended_operator_left_behind_is_not_approved(world: World) -> None:
     change = await world.propose()
     await Staff(world.ledger).suspend(world.conn, FIRST, "left", world.operators.second)
-    await _third(world)
     with pytest.raises(WrongRole, match="propose it anew"):
         await world.changes.approve(world.operators.second, change.change_id, change.digest)
     assert await world.carriers() == 0
@@ -346,8 +345,9 @@ async def test_the_set_up_ends_with_the_second_operator(world: World) -> None:
             await world.conn.execute(statement)
 
 
-async def test_the_set_up_gives_no_other_role(world: World) -> None:
+async def test_the_set_up_gives_no_other_role(world: World, owner: asyncpg.Connection) -> None:
     await Staff(world.ledger).suspend(world.conn, FIRST, "left", world.operators.second)
+    await _days_ago(owner, 8)
     for role in set(StaffRole) - {StaffRole.OPERATOR}:
         # Some of them go together with operator's for nobody: that is said first.
         with pytest.raises((asyncpg.InsufficientPrivilegeError, asyncpg.CheckViolationError)):
@@ -357,8 +357,68 @@ async def test_the_set_up_gives_no_other_role(world: World) -> None:
         await world.conn.execute("UPDATE tollgate.staff_suspension SET lifted_at = now()")
 
 
-async def test_the_set_up_takes_nobody_for_another(world: World) -> None:
+async def _days_ago(owner: asyncpg.Connection, days: float) -> None:
+    """Every suspension, and every end of a role, was so long ago."""
+    async with owner.transaction():
+        await owner.execute("SET LOCAL session_replication_role = replica")
+        await owner.execute("UPDATE tollgate.staff_suspension SET suspended_at = now() - $1 * interval '1 day'", days)
+        await owner.execute(
+            "UPDATE tollgate.staff_role SET ended_at = now() - $1 * interval '1 day' WHERE ended_at IS NOT NULL", days
+        )
+
+
+@pytest.mark.parametrize("deed", ["suspend", "end_role"])
+async def test_one_operator_does_not_make_two(world: World, owner: asyncpg.Connection, deed: str) -> None:
+    """Suspending the other takes nobody else: it does not open the set-up, for whoever could name a puppet there."""
+    staff = Staff(world.ledger)
+    if deed == "suspend":
+        await staff.suspend(world.conn, SECOND, "left", world.operators.first)
+    else:
+        await staff.end_role(world.conn, SECOND, StaffRole.OPERATOR, "left", world.operators.first)
+    for days in (0, 6.99):
+        await _days_ago(owner, days)
+        with pytest.raises(StaffConflict, match="within the last 7 days"):
+            await _third(world)
+        # Nor by what the set-up does, one by one.
+        with pytest.raises(asyncpg.InsufficientPrivilegeError):
+            await world.conn.execute(
+                "INSERT INTO tollgate.staff (staff_id, issuer, subject, name, title, hired_on)"
+                " VALUES ('puppet', 'https://x', 'x', 'P', '', current_date)"
+            )
+        with pytest.raises(asyncpg.CheckViolationError, match="within 7 days"):
+            await world.conn.execute(
+                "INSERT INTO tollgate.staff_training (staff_id, completed_on, course) VALUES ($1, current_date, 'c')",
+                FIRST,
+            )
+    await _days_ago(owner, 7.01)
+    await _third(world)
+    with pytest.raises(StaffConflict, match="two operators"):
+        await bootstrap(world.conn, world.ledger, member_of("operator-4"), today(), "CPNI at hire", "tests")
+
+
+async def test_no_suspension_is_said_to_be_older(world: World, owner: asyncpg.Connection) -> None:
+    """The times are the database's, whatever role OPERATOR says."""
+    await world.conn.execute(
+        "INSERT INTO tollgate.staff_suspension (staff_id, suspended_by, suspended_at) VALUES ($1, $1, '2020-01-01')",
+        SECOND,
+    )
+    assert not await world.conn.fetchval("SELECT tollgate.staff_unset()")
+    await world.conn.execute(
+        "UPDATE tollgate.staff_role SET ended_at = '2020-01-01', ended_by = $1 WHERE staff_id = $1", SECOND
+    )
+    assert not await world.conn.fetchval("SELECT tollgate.staff_unset()")
+    # Whoever's role ended before they were suspended was no operator then.
+    await owner.execute("UPDATE tollgate.staff_suspension SET suspended_at = now() - interval '1 day'")
+    await owner.execute("ALTER TABLE tollgate.staff_role DISABLE TRIGGER USER")
+    await owner.execute(
+        "UPDATE tollgate.staff_role SET ended_at = now() - interval '8 days' WHERE staff_id = $1", SECOND
+    )
+    assert await world.conn.fetchval("SELECT tollgate.staff_unset()")
+
+
+async def test_the_set_up_takes_nobody_for_another(world: World, owner: asyncpg.Connection) -> None:
     await Staff(world.ledger).suspend(world.conn, FIRST, "left", world.operators.second)
+    await _days_ago(owner, 8)
     other = member_of(SECOND, "https://elsewhere.example")
     with pytest.raises(StaffConflict, match="somebody else"):
         await bootstrap(world.conn, world.ledger, other, today(), "CPNI at hire", "tests")
