@@ -45,6 +45,7 @@ STEPS: list[tuple[str, Any]] = [
     ("redeliver", {"recipient": KEY}),
     ("acknowledge", {"note": "x"}),
     ("close", {"reason": "x"}),
+    ("secret", {"authority": "2705b", "document": "00000000-0000-4000-8000-000000000000"}),
 ]
 
 
