@@ -185,10 +185,10 @@ def test_a_query_that_means_nothing() -> None:
 # The command.
 
 
-async def _tollgate(database: Database, *arguments: str) -> Result:
+async def _tollgate(database: Database, *arguments: str, stdin: str = "") -> Result:
     environment = {"TOLLGATE_DATABASE_URL": database.url, "COLUMNS": "200", "TERM": "dumb"}
     words = ["--home", str(database.config.home), "log", "search", *arguments]
-    return await asyncio.to_thread(CliRunner().invoke, main, words, env=environment, catch_exceptions=False)
+    return await asyncio.to_thread(CliRunner().invoke, main, words, stdin, env=environment, catch_exceptions=False)
 
 
 @pytest.fixture
@@ -217,6 +217,17 @@ async def test_the_command_logs_what_was_asked_and_why_and_can_itself_be_found(f
     result = await _tollgate(filled, "--reason", "x", "--staff", staff, "--kind", "log.read", "--limit", "1")
     assert result.stdout.splitlines()[1].split()[:1] == ["10"]
     assert "--after 10" in result.stderr
+
+
+async def test_a_number_is_taken_from_stdin(filled: Database) -> None:
+    asked = ("--reason", "audit 7", "--client", "a", "--number", "-", "--json")
+    result = await _tollgate(filled, *asked, stdin=NUMBER + "\n")
+    assert result.exit_code == 0, result.output
+    assert [json.loads(line)["index"] for line in result.stdout.splitlines()] == [0, 7]
+    for wrong in ("", "2025550123\n", "-\n", NUMBER + "0" * 64):
+        result = await _tollgate(filled, *asked, stdin=wrong)
+        assert result.exit_code == 2
+        assert "2025550123" not in result.output
 
 
 async def test_a_search_that_cannot_be_logged_shows_nothing(filled: Database, owner: asyncpg.Connection) -> None:

@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import json
 import re
+import sys
 from typing import Any
 
 import click
@@ -17,8 +18,9 @@ from proxy.config import Config
 from proxy.ledger.model import Kind, OpenedEntry, Tag
 from proxy.ledger.search import Query, Search, Seen, looking
 
+_LINE_MAX = 64
 _FORMS = {
-    "number": (re.compile(r"\+[1-9][0-9]{1,14}"), "a number as +12025550123"),
+    "number": (re.compile(r"\+[1-9][0-9]{1,14}"), "a number as +12025550123, or - to read it from stdin"),
     "thousands_block": (re.compile(r"\+1[2-9][0-9]{6}"), "a block of a thousand as +12025550"),
     "exchange": (re.compile(r"\+1[2-9][0-9]{5}"), "an exchange as +1202555"),
 }
@@ -27,6 +29,8 @@ _TAGS = ("client", "staff", "jkt", "token", "address", "number", "thousands_bloc
 
 
 def _form(_ctx: click.Context, param: click.Parameter, text: str | None) -> str | None:
+    if text == "-" and param.name == "number":
+        text = sys.stdin.readline(_LINE_MAX).strip()
     if text is not None and param.name is not None:
         pattern, says = _FORMS[param.name]
         if pattern.fullmatch(text) is None:
@@ -41,7 +45,7 @@ def _form(_ctx: click.Context, param: click.Parameter, text: str | None) -> str 
 @click.option("--jkt", metavar="THUMBPRINT", help="With this key (JWK thumbprint).")
 @click.option("--token", metavar="ID", help="With this token (its jti).")
 @click.option("--address", help="From this network address.")
-@click.option("--number", metavar="E164", callback=_form, help="About this telephone number.")
+@click.option("--number", metavar="E164", callback=_form, help="About this telephone number; - reads it from stdin.")
 @click.option(
     "--block", "thousands_block", metavar="PREFIX", callback=_form, help="About a number of this block of a thousand."
 )
@@ -62,11 +66,11 @@ def search(ctx: click.Context, /, reason: str, limit: int, as_json: bool, **aske
     """Find entries; everything that is asked for must hold. The oldest come first.
 
     What you ask, and why, is an entry of the log before anything is shown; a search for a number can itself be found by
-    that number.
+    that number. Whoever is on the same machine sees a command's words: give a number by --number -, on stdin.
 
     \b
     Examples:
-      tollgate log search --reason "audit 7" --number +12025550123 --from 2026-10-01
+      tollgate log search --reason "audit 7" --number - --from 2026-10-01 < number.txt
       tollgate log search --reason "audit 7" --client billing-a --decision deny
     """
     tags = tuple(Tag(name, asked[name].encode()) for name in _TAGS if asked[name])
