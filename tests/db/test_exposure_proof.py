@@ -184,18 +184,24 @@ async def test_the_privacy_role_sees_the_months_of_its_permit_and_no_leg(privacy
             await privacy.execute(statement)
 
 
-async def test_an_unmapped_call_is_not_even_the_privacy_roles(
-    privacy: asyncpg.Connection, owner: asyncpg.Connection
+async def test_an_unmapped_call_can_be_counted_and_is_no_peers(
+    privacy: asyncpg.Connection, owner: asyncpg.Connection, database: Database
 ) -> None:
-    await privacy.execute(
-        "SELECT set_config('tollgate.first_month', '202607', false), set_config('tollgate.last_month', '202607', false)"
-    )
-    rows = "SELECT coalesce(sum(rows), 0)::int FROM tollgate.batch"
-    assert await privacy.fetchval(rows) == 24
+    """Legal process reaches what no map names, and what it was given is counted; no peer was ever shown it."""
     await owner.execute(
         "UPDATE tollgate.batch SET egress_ocn = -2 WHERE ingress_ocn = (SELECT max(ingress_ocn) FROM tollgate.batch)"
     )
-    assert await privacy.fetchval(rows) == 20
+    peer = await asyncpg.connect(database.config.role_url(Role.BILLING))
+    try:
+        # As the owner of every OCN there is.
+        ocns = await owner.fetchval("SELECT array_agg(DISTINCT ingress_ocn)::text FROM tollgate.batch")
+        for conn in (privacy, peer):
+            for name, value in (("first_month", "202607"), ("last_month", "202607"), ("ocns", ocns)):
+                await conn.execute("SELECT set_config('tollgate.' || $1, $2, false)", name, value)
+        assert await privacy.fetchval("SELECT sum(rows)::int FROM tollgate.batch") == 24
+        assert await peer.fetchval("SELECT coalesce(sum(rows), 0)::int FROM tollgate.batch") == 20
+    finally:
+        await peer.close()
 
 
 # The command.
