@@ -41,8 +41,8 @@ async def bootstrap(
     """
     async with conn.transaction():
         if not await conn.fetchval(_UNSET):  # and holds off any other set-up until COMMIT
-            says = "two operators are active, or were within the last 7 days"
-            raise Conflict(f"{says}: they propose and approve (`tollgate staff add`)")
+            why = "two operators are active, or were within the last 7 days"
+            raise Conflict(f"{why}: they propose and approve (`tollgate staff add`)")
         known = {record.member.staff_id: record for record in await Staff().everybody(conn)}.get(member.staff_id)
         says: dict[str, JSON] = {"change": "staff.bootstrap"}
         if known is None:

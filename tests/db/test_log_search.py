@@ -224,10 +224,10 @@ async def test_a_number_is_taken_from_stdin(filled: Database) -> None:
     result = await _tollgate(filled, *asked, stdin=NUMBER + "\n")
     assert result.exit_code == 0, result.output
     assert [json.loads(line)["index"] for line in result.stdout.splitlines()] == [0, 7]
-    for wrong in ("", "2025550123\n", "-\n", NUMBER + "0" * 64):
+    for wrong in ("", "2025550188\n", "-\n", NUMBER + "0" * 64):
         result = await _tollgate(filled, *asked, stdin=wrong)
         assert result.exit_code == 2
-        assert "2025550123" not in result.output
+        assert "2025550188" not in result.output
 
 
 async def test_a_search_that_cannot_be_logged_shows_nothing(filled: Database, owner: asyncpg.Connection) -> None:
