@@ -19,7 +19,7 @@ from prometheus_client import (
 )
 
 # When a series was first counted is, to the microsecond, when somebody did something for the first time.
-disable_created_metrics()
+disable_created_metrics()  # type: ignore[no-untyped-call]
 REGISTRY = CollectorRegistry()
 ProcessCollector(registry=REGISTRY)  # memory, CPU, open files
 
