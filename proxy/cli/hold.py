@@ -59,7 +59,7 @@ def list_holds(case: str | None, live: bool, as_json: bool) -> None:
 @click.option("--days", type=click.IntRange(0, 3660), default=14, show_default=True, help="Ending within so many days.")
 @json_option
 def due(days: int, as_json: bool) -> None:
-    """List preservations that end soon: renew them, or let them end."""
+    """List preservations that end soon (renew them, or let them end), and those whose copies all failed."""
     _many(run(_get("/v1/holds", {"due": str(days)})), as_json)
 
 
