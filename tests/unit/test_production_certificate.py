@@ -216,8 +216,9 @@ async def test_the_carriers_key_alone_says_nothing_that_the_certificate_does_not
     signing, made, trusted = genuine
     change, message = TAMPERED[case]
     data = await resigned(signing, made, change)
-    with pytest.raises(ProductionError, match=message):
-        check(data, tmp_path, trusted)
+    for given in (trusted, replace(trusted, log_keys=())):
+        with pytest.raises(ProductionError, match=message):
+            check(data, tmp_path, given)
 
 
 async def test_a_key_for_which_there_is_nothing_to_check_is_a_failure(signing: SigningKeys, tmp_path: Path) -> None:
