@@ -481,6 +481,7 @@ CREATE TRIGGER narrows BEFORE INSERT ON tollgate.case_scope
 ALTER TABLE tollgate.case_scope ALTER COLUMN sealed SET STORAGE EXTERNAL;
 ALTER TABLE tollgate.case_production ALTER COLUMN sealed SET STORAGE EXTERNAL;
 ALTER TABLE tollgate.case_text ALTER COLUMN sealed SET STORAGE EXTERNAL;
+ALTER TABLE tollgate.case_document ALTER COLUMN sealed SET STORAGE EXTERNAL;
 ALTER TABLE tollgate.case_document_piece ALTER COLUMN sealed SET STORAGE EXTERNAL;
 
 -- Rights. UPDATE only of what moves; who opened a case, its instrument and key stay. A case begins at its beginning. No

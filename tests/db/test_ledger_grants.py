@@ -13,7 +13,7 @@ from tests.conftest import Database
 from tests.support.ledger import intent, open_ledger
 
 ENTRIES = ("log_entry", "log_opening", "log_tag")
-WRITERS = (Role.LOG, Role.INGEST, Role.OPERATOR, Role.PRIVACY)
+WRITERS = (Role.LOG, Role.INGEST, Role.OPERATOR, Role.PRIVACY, Role.LEGAL, Role.CASES)
 APPEND = (
     "SELECT tollgate.log_append(false, 0, to_char(now() AT TIME ZONE 'UTC', 'YYYYMM')::int, gen_random_uuid(),"
     " ARRAY[gen_random_uuid()], ARRAY['{kind}'], ARRAY[NULL::uuid],"
