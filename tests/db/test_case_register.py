@@ -267,7 +267,10 @@ async def test_only_its_own_action_changes_a_column(s: Services) -> None:
         with pytest.raises(asyncpg.CheckViolationError) as error:
             await together(s, (move, case.case_id, *more), (ADD_EVENT, case.case_id, *event))
         assert error.value.constraint_name == "case_event", change
-    await s.owner.execute("UPDATE tollgate.legal_case SET version = version + 1")  # the owner needs none
+    move = "UPDATE tollgate.legal_case SET version = version + 1, scope_version = scope_version + 1 WHERE case_id = $1"
+    with pytest.raises(asyncpg.CheckViolationError) as error:
+        await together(s, (move, case.case_id), (ADD_EVENT, case.case_id, *event[:-1], case.scope_version + 1))
+    assert error.value.constraint_name == "case_event"
 
 
 async def test_a_scope_that_was_not_made_from_another(s: Services) -> None:
