@@ -155,10 +155,6 @@ class Productions:
         row = await self._row(production_id)
         return None if row is None else (row.facts, row.drafted, row.certified)
 
-    async def of_case(self, case_id: str) -> list[dict[str, object]]:
-        """Return a case's productions without anything sealed of them, by number."""
-        return [dict(each) for each in await self._pool.fetch(sql.OF_CASE, case_id)]
-
     async def certify(self, production_id: UUID, signed: SignedCertificate, *, actor: Actor = _GATEWAY) -> Certified:
         """Take the certificate that the custodian signed outside, and fix the package with it.
 

@@ -18,11 +18,6 @@ SELECT production_id, case_id, number, key_month, state, facts_digest, facts, ro
 FROM tollgate.production WHERE production_id = $1
 """
 
-OF_CASE = """
-SELECT production_id, number, state, rows, pages, begun_at, drafted_at, certified_at, signed_as, kid
-FROM tollgate.production WHERE case_id = $1 ORDER BY number
-"""
-
 PUT = """
 INSERT INTO tollgate.production_piece (production_id, name, piece, sealed) VALUES ($1, $2, $3, $4)
 ON CONFLICT (production_id, name, piece) DO UPDATE SET sealed = EXCLUDED.sealed
